@@ -1,0 +1,156 @@
+"""What an adapter, or the layers it makes, may be able to do. Each is optional and each is one idea.
+
+Shared code asks for a capability with ``isinstance``; it never asks for a method by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edgelora.layers import FrozenLinear
+    from edgelora.protocols import Batch, Factors, Site
+
+
+@runtime_checkable
+class Additive(Protocol):
+    """y = base(x) + delta(x)."""
+
+    def delta(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out), dropout included when training."""
+        ...
+
+
+@runtime_checkable
+class LowRank(Protocol):
+    """The change is one low-rank product: merge, export and the fast path follow from `factors` alone."""
+
+    def factors(self) -> Factors:
+        """Effective factors, differentiable, exact at dropout 0: ΔW = scaling · B A."""
+        ...
+
+
+@runtime_checkable
+class Mergeable(Protocol):
+    """Can be folded into an unquantized weight."""
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """Return the adapted weight (out, in) for a base weight (out, in), in its dtype."""
+        ...
+
+
+@runtime_checkable
+class HasAuxLosses(Protocol):
+    """Adds terms to the training loss."""
+
+    def aux_losses(self) -> dict[str, Tensor]:
+        """Scalars by name; read once per micro-batch while training, never in evaluation."""
+        ...
+
+
+@runtime_checkable
+class Prunable(Protocol):
+    """Its rank components can be switched off one by one."""
+
+    def rank_components(self) -> dict[str, tuple[nn.Parameter, int]]:
+        """Parameters with the dimension that counts components."""
+        ...
+
+    def zero_ranks(self, keep: Tensor) -> None:
+        """Zero, in place, the components where ``keep`` (rank,), bool, is false; they may grow again."""
+        ...
+
+
+@runtime_checkable
+class Nested(Protocol):
+    """Works at every rank up to its largest."""
+
+    max_rank: int
+
+    def set_rank(self, b: int, frozen: bool = False) -> None:
+        """Use the first ``b`` components; with ``frozen`` only component ``b`` learns."""
+        ...
+
+
+@runtime_checkable
+class TaskAware(Protocol):
+    """Computes differently for rows of different tasks."""
+
+    def route(self, task_ids: Tensor) -> None:
+        """Set before a forward and kept until its backward: int64 (batch,) or (batch, tokens)."""
+        ...
+
+
+@runtime_checkable
+class CrossSite(Protocol):
+    """Reads another site's input; gradient checkpointing must be non-reentrant, streaming is refused."""
+
+    def neighbours(self) -> tuple[str, ...]:
+        """Names of the sites it reads."""
+        ...
+
+
+@runtime_checkable
+class AdaptsModel(Protocol):
+    """Adapts the model as a whole instead of wrapping sites."""
+
+    def adapt(self, model: Any) -> Any:
+        """Return the adapted model."""
+        ...
+
+    def adapter_state(self, model: Any) -> dict[str, Tensor]:
+        """Tensors of the adapter."""
+        ...
+
+    def load_adapter_state(self, model: Any, tensors: Mapping[str, Tensor]) -> None:
+        """Inverse of `adapter_state`."""
+        ...
+
+
+@runtime_checkable
+class WantsSource(Protocol):
+    """Needs the unquantized weight to start."""
+
+    def wrap_source(self, base: FrozenLinear, site: Site, source: Tensor) -> nn.Module:
+        """Like `Adapter.wrap`; ``source`` is the unquantized weight (out, in), valid during the call only."""
+        ...
+
+
+@runtime_checkable
+class Calibrated(Protocol):
+    """Looks at data before the first step."""
+
+    def calibrate(self, model: Any, layers: Mapping[str, nn.Module], batches: Iterator[Batch]) -> None:
+        """Called once, after wrapping."""
+        ...
+
+
+@runtime_checkable
+class ParameterGroups(Protocol):
+    """Wants other learning rates for some parameters."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """``{"params": [...], "learning_rate_multiplier": 16.0}``, covering all the layer trains."""
+        ...
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """Has tensors to publish that are not those of its ``state_dict``."""
+
+    def export(self) -> dict[str, Tensor]:
+        """Tensors by name, relative to the site."""
+        ...
+
+
+ABILITIES: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (
+        Additive, LowRank, Mergeable, HasAuxLosses, Prunable, Nested, TaskAware, CrossSite,
+        AdaptsModel, WantsSource, Calibrated, ParameterGroups, Exportable,
+    )
+}  # fmt: skip
+"""Capability protocols by name, as `edgelora.parts.Part.abilities` spells them."""

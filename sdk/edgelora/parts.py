@@ -1,0 +1,66 @@
+"""What a plugin hands to the SDK: light descriptors, no work.
+
+A hook returns ``Part`` objects. A part names an object (``"module:attribute"``) that is imported only when a
+plan is built, so listing plugins imports neither torch nor any other heavy package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+Kind = Literal["quantizer", "adapter", "rank_scheduler", "loss_combiner", "evaluator"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class Options(BaseModel):
+    """Base class of every part's options: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One implementation of one hook, found by name.
+
+    Attributes:
+        name: How recipes call it, in lower case with hyphens: ``"nf4"``.
+        target: ``"module:attribute"``; called once with the validated options, it returns an object that meets
+            the protocol of the part's hook (`edgelora.protocols`).
+        options: The model that validates the options.
+        summary: One line for ``edgelora plugins list``.
+        paper: Where it was published: ``"arXiv:2106.09685"``; empty when it was not.
+        abilities: Names of the capability protocols its objects will have (``"LowRank"``), so that a plan can
+            refuse a combination before torch is imported. The conformance kit compares them with the objects.
+        refuses: Parts it cannot work with, as ``"kind:name" -> reason``.
+    """
+
+    name: str
+    target: str
+    options: type[Options] = Options
+    summary: str = ""
+    paper: str = ""
+    abilities: tuple[str, ...] = ()
+    refuses: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Derivative:
+    """A published method, spelled as named parts with their default options.
+
+    Attributes:
+        name: How recipes call it: ``"qlora"``.
+        summary: One line for ``edgelora plugins list``.
+        paper: Where it was published.
+        parts: For each kind it sets: a part's name, or ``{"name": ..., option: value}``. Kinds left out take the
+            baseline (``none``, ``constant``, ``sum``, ``[loss]``); an evaluator entry may be a list.
+    """
+
+    name: str
+    summary: str = ""
+    paper: str = ""
+    parts: Mapping[Kind, Any] = field(default_factory=dict)

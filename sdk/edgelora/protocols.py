@@ -1,0 +1,215 @@
+"""What the object behind each hook can do: five protocols, one per hook, and the records they exchange.
+
+What an adapter can do beyond its protocol is in `edgelora.capabilities`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from edgelora.layers import FrozenLinear
+    from edgelora.plan import Plan
+
+
+class Factors(NamedTuple):
+    """A low-rank change of one weight: ΔW = scaling · B A, W being (out, in)."""
+
+    A: Tensor
+    """(rank, in)"""
+    B: Tensor
+    """(out, rank)"""
+    scaling: float
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One place in the base model that gets adapted. May gain defaulted fields."""
+
+    name: str
+    """Path of the linear in the base model: ``"model.layers.0.self_attn.q_proj"``."""
+    depth: int
+    """Index among the adapted sites, from 0."""
+    kind: str
+    """Last component of the name: ``"q_proj"``."""
+    rank: int
+    """Resolved from ``rank`` and ``rank_pattern``."""
+    alpha: float
+    """Resolved from ``alpha`` and ``alpha_pattern``."""
+    task_names: tuple[str, ...] = ()
+    past: tuple[Factors, ...] = ()
+    """Factors of the recipe's ``past`` adapters at this site, oldest first."""
+
+
+# The five protocols, one per hook.
+
+
+class Quantizer(Protocol):
+    """Turns the linears inside the blocks into frozen ones; never the output head."""
+
+    def quantize(self, linear: nn.Linear, name: str) -> FrozenLinear:
+        """Freeze ``linear``, whose weight (out, in) is on its device and freshly read."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int]) -> FrozenLinear:
+        """Rebuild the layer of ``shape`` (out, in) from the ``state_dict`` of one made by `quantize`."""
+        ...
+
+
+class Adapter(Protocol):
+    """Wraps the sites of ``target_modules``.
+
+    Its options must have ``target_modules``, ``rank`` and ``alpha``; ``rank_pattern``, ``alpha_pattern`` and
+    ``exclude_modules`` are honoured when present.
+    """
+
+    def wrap(self, base: FrozenLinear, site: Site) -> nn.Module:
+        """Return a module that takes and gives what ``base`` takes and gives: (..., in) -> (..., out)."""
+        ...
+
+    def link(self, layers: Mapping[str, nn.Module]) -> None:
+        """Called once, after all sites are wrapped, with the layers by site name."""
+        ...
+
+
+class RankScheduler(Protocol):
+    """Steers ranks or learning rates while training. Steps are optimizer steps, counted from 0."""
+
+    def attach(self, layers: Mapping[str, nn.Module], optimizer: Optimizer, total_steps: int) -> None:
+        """Called once before the first step; the optimizer has one parameter group per site."""
+        ...
+
+    def before_forward(self, step: int) -> None:
+        """Before the first micro-batch of the step."""
+        ...
+
+    def before_update(self, step: int) -> None:
+        """After clipping, before the optimizer's step."""
+        ...
+
+    def after_update(self, step: int) -> None:
+        """After the optimizer's step; gradients are still present."""
+        ...
+
+    def rank_pattern(self) -> dict[str, int]:
+        """Rank in use by site name; empty when no rank was changed."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on bitwise."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`, called after `attach`."""
+        ...
+
+
+class LossCombiner(Protocol):
+    """Makes one scalar of the losses of a micro-batch."""
+
+    def __call__(self, losses: Mapping[str, Tensor], step: int) -> Tensor:
+        """Combine ``"task.<task>"`` and ``"aux.<site>.<name>"`` losses into one scalar."""
+        ...
+
+    def after_evaluation(self, measurements: Mapping[str, Measurement]) -> None:
+        """Called after an evaluation during training, keys ``"<task>.<metric>"``."""
+        ...
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Learned weights, possibly none."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on bitwise."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        ...
+
+
+class Evaluator(Protocol):
+    """Measures an adapted model."""
+
+    def __call__(self, run: Evaluation) -> dict[str, Measurement]:
+        """Measure; keys are ``"<task>.<metric>"`` or ``"<suite>.<row>"``.
+
+        Leaves training mode, weights and the global random state as found.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One number, with what is needed to judge it."""
+
+    value: float
+    n: int
+    """Number of examples (or tokens, where the metric is per token) behind the value."""
+    low: float
+    """Lower end of the 95 % interval."""
+    high: float
+    """Upper end of the 95 % interval."""
+    split_digest: str = ""
+    """``sha256:`` of the exact examples measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One held-out question of a task, for evaluators that generate."""
+
+    task: str
+    prompt: str
+    """Rendered with the chat template, ready to be tokenized without adding special tokens."""
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One padded micro-batch on the model's device.
+
+    Attributes:
+        input_ids: int64 (batch, tokens).
+        attention_mask: int64 (batch, tokens), 1 on tokens, 0 on padding.
+        labels: int64 (batch, tokens); -100 where no loss is taken; not shifted.
+        task_ids: int64 (batch,), indices into the run's ``tasks``.
+        rows: Where each row came from: ``"train.jsonl:17"``.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    task_ids: Tensor
+    rows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What an evaluator gets.
+
+    Attributes:
+        model: The base with its adapter in place; a transformers causal language model.
+        tokenizer: Its tokenizer.
+        layers: Adapted layers by site name; empty when the bare base is measured.
+        batches: Held-out rows; iterating starts anew each time. May be empty.
+        tasks: Names of the tasks, in the order of ``task_ids``.
+        plan: The plan of the run.
+        seed: For evaluators that sample; never the global RNG.
+        examples: The same held-out rows as text, where they have a prompt.
+        split_digest: ``sha256:`` of the held-out rows.
+    """
+
+    model: Any
+    tokenizer: Any
+    layers: Mapping[str, nn.Module]
+    batches: Iterable[Batch]
+    tasks: Sequence[str]
+    plan: Plan
+    seed: int
+    examples: Sequence[Example] = ()
+    split_digest: str = ""

@@ -1,0 +1,242 @@
+"""The recipe: a user's YAML file, read and validated; nothing is resolved here."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgelora.errors import MissingFile, RecipeError
+from edgelora.parts import KINDS
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _is_task_name(name: str) -> str:
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise ValueError("a task name is made of letters, digits, '-' and '_'")
+    return name
+
+
+TaskName = Annotated[str, AfterValidator(_is_task_name)]
+Format = Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "text"]
+
+
+class PartChoice(BaseModel):
+    """A part by name, with options: ``nf4`` or ``{name: nf4, block_size: 64}``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str | None = None
+    """None keeps the derivative's part and overrides some of its options."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+
+class DataSource(_Section):
+    """One file of training rows."""
+
+    path: Path
+    """JSONL, JSON, parquet or CSV; relative paths start at the recipe's folder."""
+    task: TaskName = "main"
+    format: Format = "auto"
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Fraction of distinct rows kept out of training, chosen by a hash of their content."""
+
+
+class TrainSettings(_Section):
+    """How to train."""
+
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps. Either this or ``epochs``."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] = 2
+    """Rows per micro-batch and process."""
+    accumulation: Annotated[int, Field(ge=1)] = 4
+    """Micro-batches per optimizer step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    """Fraction of the steps."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    optimizer: Literal["adamw", "adamw-8bit", "paged-adamw", "paged-adamw-8bit"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_gradient_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    max_length: Annotated[int, Field(ge=2)] = 2048
+    """Tokens per row; longer rows are cut and counted."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 3407
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the base's unquantized weights and of activations. ``auto``: bfloat16 on GPUs that have it, else float32."""
+    adapter_dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    loss_rows: Annotated[int, Field(ge=1)] = 512
+    """Labelled tokens whose logits exist at the same time."""
+    evaluate_every: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps between evaluations; 0 evaluates at the end only."""
+    save_every: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps between checkpoints; 0 picks a tenth of the run, at least 10 steps."""
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainSettings:
+        if self.max_steps is not None and self.epochs is not None:
+            raise ValueError("give max_steps or epochs, not both")
+        return self
+
+
+class Recipe(_Section):
+    """One fine-tuning job: a derivative, a base, data, and where the result goes."""
+
+    derivative: str = "lora"
+    base: str
+    """A folder, a cached Hub id, or ``micro``."""
+    revision: str | None = None
+    """Of a Hub id."""
+    quantizer: PartChoice | None = None
+    adapter: PartChoice | None = None
+    rank_scheduler: PartChoice | None = None
+    loss_combiner: PartChoice | None = None
+    evaluators: tuple[PartChoice, ...] | None = None
+    data: tuple[DataSource, ...] = ()
+    train: TrainSettings = TrainSettings()
+    past: tuple[str, ...] = ()
+    """References of adapters that came before (continual learning)."""
+    skip_modules: tuple[str, ...] = ()
+    """Linears left unquantized, by name or suffix, besides the output head."""
+    out: Path = Path("runs/first")
+    """Where checkpoints and the adapter are written; relative to the working directory."""
+
+
+def read_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file, apply ``--set`` changes such as ``train.seed=1``, and validate it.
+
+    Data paths are made absolute, starting at the recipe's folder.
+
+    Raises:
+        MissingFile: There is no such file.
+        RecipeError: It is not YAML, a key is unknown, or a value is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise MissingFile(f"there is no recipe {path}", fix="write one with: edgelora recipe new") from error
+    except (UnicodeDecodeError, IsADirectoryError, PermissionError) as error:
+        raise RecipeError(f"{path} cannot be read as text: {error}", fix="pass a YAML file") from error
+    try:
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise RecipeError(f"{path} is not valid YAML: {error}", fix="correct that line") from error
+    return make_recipe(document, changes, where=str(path), folder=path.parent)
+
+
+def make_recipe(
+    document: Any, changes: Iterable[str] = (), *, where: str = "the recipe", folder: Path = Path()
+) -> Recipe:
+    """Validate a recipe given as nested dictionaries, as YAML would give them.
+
+    Args:
+        document: The recipe.
+        changes: ``key.sub=value`` assignments, the values in YAML.
+        where: How errors name the recipe.
+        folder: Where relative data paths start.
+
+    Raises:
+        RecipeError: A key is unknown or a value is wrong.
+    """
+    if not isinstance(document, Mapping):
+        raise RecipeError(
+            f"{where} holds {type(document).__name__}, not a mapping of keys",
+            fix="start it with lines such as 'derivative: lora' and 'base: micro'",
+        )
+    document = copy.deepcopy(dict(document))
+    for change in changes:
+        _assign(document, change)
+    try:
+        recipe = Recipe.model_validate(document)
+    except ValidationError as error:
+        problem, fix = _explain(error, where)
+        raise RecipeError(problem, fix=fix) from error
+    sources = tuple(
+        source.model_copy(update={"path": (folder / source.path.expanduser()).absolute()})
+        for source in recipe.data
+    )
+    return recipe.model_copy(update={"data": sources})
+
+
+def _assign(document: dict[str, Any], change: str) -> None:
+    key, equals, value = change.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set {change!r} has no '='", fix="write it as --set train.seed=1")
+    *parents, last = key.strip().split(".")
+    here: Any = document
+    for parent in parents:
+        here = _descend(here, parent, change)
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {change!r}: {value!r} is not YAML", fix="quote the value") from error
+    if isinstance(here, list):
+        here[_index(here, last, change)] = parsed
+    else:
+        here[last] = parsed
+
+
+def _descend(here: Any, key: str, change: str) -> Any:
+    if isinstance(here, list):
+        return here[_index(here, key, change)]
+    if isinstance(here.get(key), str) and key in KINDS:
+        here[key] = {"name": here[key]}
+    child = here.setdefault(key, {})
+    if not isinstance(child, dict | list):
+        raise RecipeError(
+            f"--set {change!r}: {key!r} is a plain value, it has no keys", fix=f"set {key} itself"
+        )
+    return child
+
+
+def _index(here: list[Any], key: str, change: str) -> int:
+    if not key.isdigit() or int(key) >= len(here):
+        raise RecipeError(
+            f"--set {change!r}: {key!r} is not an index of a list of {len(here)}",
+            fix="count from 0, as in data.0.path=train.jsonl",
+        )
+    return int(key)
+
+
+def _explain(error: ValidationError, where: str) -> tuple[str, str]:
+    first = error.errors()[0]
+    path = ".".join(str(step) for step in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return (
+            f"{where}: unknown key {path!r}",
+            _nearest(str(first["loc"][-1]), first["loc"][:-1]),
+        )
+    if first["type"] == "missing":
+        return f"{where}: {path!r} is missing", f"add a line '{path}: ...'"
+    return f"{where}: {path or 'the recipe'}: {first['msg']} (got {first['input']!r})", f"correct {path}"
+
+
+def _nearest(key: str, parents: tuple[Any, ...]) -> str:
+    section: type[BaseModel] = {"data": DataSource, "train": TrainSettings}.get(
+        str(parents[0]) if parents else "", Recipe
+    )
+    near = difflib.get_close_matches(key, section.model_fields, n=1)
+    known = ", ".join(section.model_fields)
+    return f"did you mean {near[0]!r}?" if near else f"use one of: {known}"

@@ -1,0 +1,3 @@
+"""The version of this edgelora."""
+
+__version__ = "0.1.0"
