@@ -29,8 +29,8 @@ class Part:
 
     Attributes:
         name: How recipes call it, in lower case with hyphens: ``"nf4"``.
-        target: ``"module:attribute"``; called once with the validated options, it returns an object that meets
-            the protocol of the part's hook (`edgelora.protocols`).
+        target: ``"module:attribute"``; called once with the validated options, it returns an object that
+            meets the protocol of the part's hook (`edgelora.protocols`).
         options: The model that validates the options.
         summary: One line for ``edgelora plugins list``.
         paper: Where it was published: ``"arXiv:2106.09685"``; empty when it was not.
@@ -56,8 +56,8 @@ class Derivative:
         name: How recipes call it: ``"qlora"``.
         summary: One line for ``edgelora plugins list``.
         paper: Where it was published.
-        parts: For each kind it sets: a part's name, or ``{"name": ..., option: value}``. Kinds left out take the
-            baseline (``none``, ``constant``, ``sum``, ``[loss]``); an evaluator entry may be a list.
+        parts: For each kind it sets: a part's name, or ``{"name": ..., option: value}``. Kinds left out
+            take the baseline (``none``, ``constant``, ``sum``, ``[loss]``); an evaluator entry may be a list.
     """
 
     name: str

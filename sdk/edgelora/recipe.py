@@ -81,7 +81,7 @@ class TrainSettings(_Section):
     """Tokens per row; longer rows are cut and counted."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 3407
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the base's unquantized weights and of activations. ``auto``: bfloat16 on GPUs that have it, else float32."""
+    """Of unquantized weights and activations. ``auto``: bfloat16 on a GPU that has it, else float32."""
     adapter_dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     loss_rows: Annotated[int, Field(ge=1)] = 512
