@@ -1,0 +1,133 @@
+"""Writing files so that a crash leaves the old content or the new, never a mix.
+
+The order is always the same: write a temporary file in the same directory, fsync it, rename it, fsync
+the directory. Locks are ``flock`` locks: the kernel drops them when their process dies.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edgelora.errors import DiskFull
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_POLL_S = 0.02
+
+
+def atomic_write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace ``path`` by ``data``, durably, creating its parent directories.
+
+    Raises:
+        DiskFull: No space is left; ``path`` is as it was.
+    """
+    with disk_full_is_an_error(path):
+        make_dirs(path.parent)
+        temporary = path.parent / f".{path.name[:100]}.{secrets.token_hex(8)}.tmp"
+        try:
+            write_new(temporary, data, mode=mode)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+            raise
+        fsync_dir(path.parent)
+
+
+def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write and fsync a file that must not exist yet; no symlink is followed."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def fsync_dir(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_dirs(path: Path) -> None:
+    """Create a directory and its parents, each one's name made durable in the directory above it."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        with suppress(FileExistsError):
+            folder.mkdir()
+        fsync_dir(folder.parent)
+
+
+@contextmanager
+def disk_full_is_an_error(path: Path) -> Iterator[None]:
+    """Turn "no space left" and "quota exceeded" into ``DiskFull``, naming what was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise DiskFull(
+            f"no space left while writing {path}; nothing unfinished was made visible",
+            fix=f"free space on the disk that holds {path.parent} and repeat the command: it continues",
+        ) from error
+
+
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``, waiting for whoever has it. The file stays; only the lock goes."""
+    descriptor = _open_lock(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def shared_lock(path: Path) -> Iterator[None]:
+    """Hold ``path`` together with other sharers; waits while someone has it exclusively."""
+    descriptor = _open_lock(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def lock_if_free(path: Path, *, wait_s: float = 0.0) -> Iterator[bool]:
+    """Yield True while holding the lock ``path``, or False when another process keeps it past ``wait_s``."""
+    descriptor = _open_lock(path)
+    try:
+        yield _took(descriptor, time.monotonic() + wait_s)
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    with disk_full_is_an_error(path):
+        make_dirs(path.parent)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+
+
+def _took(descriptor: int, deadline: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_S)
