@@ -1,0 +1,61 @@
+"""The plain part of each kind: no quantization, constant ranks, summed losses, loss and exact match."""
+
+from collections.abc import Iterable
+
+from pydantic import Field
+
+from edgelora import Options, Part, hookimpl
+
+
+class ExactMatchOptions(Options):
+    """Options of ``exact-match``."""
+
+    max_new_tokens: int = Field(32, ge=1, description="Tokens generated per question at most.")
+    batch_size: int = Field(64, ge=1, description="Questions generated at the same time.")
+    samples: int = Field(500, ge=1, description="Held-out questions asked per task at most, the first ones.")
+
+
+@hookimpl
+def edgelora_quantizers() -> Iterable[Part]:
+    """``none``."""
+    yield Part(
+        name="none",
+        target="edgelora_plugins.baseline.quantizer:Unquantized",
+        summary="keeps weights as they are",
+    )
+
+
+@hookimpl
+def edgelora_rank_schedulers() -> Iterable[Part]:
+    """``constant``."""
+    yield Part(
+        name="constant",
+        target="edgelora_plugins.baseline.schedule:ConstantRanks",
+        summary="keeps every rank as it starts",
+    )
+
+
+@hookimpl
+def edgelora_loss_combiners() -> Iterable[Part]:
+    """``sum``."""
+    yield Part(
+        name="sum",
+        target="edgelora_plugins.baseline.loss:LossSum",
+        summary="adds all task losses and auxiliary losses",
+    )
+
+
+@hookimpl
+def edgelora_evaluators() -> Iterable[Part]:
+    """``loss`` and ``exact-match``."""
+    yield Part(
+        name="loss",
+        target="edgelora_plugins.baseline.metrics:HeldOutLoss",
+        summary="cross-entropy and perplexity per labelled token of the held-out rows",
+    )
+    yield Part(
+        name="exact-match",
+        target="edgelora_plugins.baseline.metrics:ExactMatch",
+        options=ExactMatchOptions,
+        summary="fraction of held-out questions answered letter by letter, greedily",
+    )

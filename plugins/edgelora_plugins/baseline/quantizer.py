@@ -1,0 +1,25 @@
+"""No quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from edgelora import Options
+from edgelora.layers import FrozenLinear
+
+
+class Unquantized:
+    """Freezes linears as they are."""
+
+    def __init__(self, options: Options) -> None:
+        pass
+
+    def quantize(self, linear: nn.Linear, name: str) -> FrozenLinear:
+        """Share the weight, frozen."""
+        return FrozenLinear.of(linear)
+
+    def restore(self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int]) -> FrozenLinear:
+        """Take ``weight`` and ``bias`` as they are."""
+        return FrozenLinear(tensors["weight"], tensors.get("bias"), shape[1], shape[0])

@@ -1,0 +1,58 @@
+"""LoRA and rsLoRA.
+
+Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685.
+Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, arXiv:2312.03732.
+"""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import Field
+
+from edgelora import Derivative, Options, Part, hookimpl
+
+
+class LoraOptions(Options):
+    """Options of ``lora``."""
+
+    rank: int = Field(16, ge=1, description="Rank of the low-rank product.")
+    alpha: float = Field(16.0, gt=0, description="The product is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of the low-rank branch.")
+    target_modules: Literal["all-linear"] | list[str] = Field(
+        "all-linear",
+        description='Linears to adapt, by full name or suffix; "all-linear" takes all but the output head.',
+    )
+    exclude_modules: list[str] = Field([], description="Linears to leave out, by full name or suffix.")
+    rank_pattern: dict[str, int] = Field({}, description="Other ranks for some linears, by name or suffix.")
+    alpha_pattern: dict[str, float] = Field({}, description="Other alphas for some, by name or suffix.")
+    rank_stabilized: bool = Field(False, description="rsLoRA: scale by alpha / √rank.")
+
+
+@hookimpl
+def edgelora_adapters() -> Iterable[Part]:
+    """``lora``."""
+    yield Part(
+        name="lora",
+        target="edgelora_plugins.lora.layer:LoraAdapter",
+        options=LoraOptions,
+        summary="a trainable low-rank product beside each linear",
+        paper="arXiv:2106.09685",
+        abilities=("Additive", "LowRank"),
+    )
+
+
+@hookimpl
+def edgelora_derivatives() -> Iterable[Derivative]:
+    """``lora`` and ``rslora``."""
+    yield Derivative(
+        name="lora",
+        summary="low-rank adaptation of an unquantized base",
+        paper="arXiv:2106.09685",
+        parts={"adapter": "lora"},
+    )
+    yield Derivative(
+        name="rslora",
+        summary="LoRA scaled by alpha / √rank",
+        paper="arXiv:2312.03732",
+        parts={"adapter": {"name": "lora", "rank_stabilized": True}},
+    )

@@ -1,0 +1,10 @@
+"""Building blocks for plugin authors. Importing this package imports torch.
+
+`FrozenLinear` is what a quantizer makes and an adapter wraps. A new additive low-rank method usually is a
+subclass of `LowRankLinear` that overrides one method.
+"""
+
+from edgelora.layers.frozen import FrozenLinear, QuantizedLinear
+from edgelora.layers.low_rank import LowRankLinear, merge_into
+
+__all__ = ["FrozenLinear", "LowRankLinear", "QuantizedLinear", "merge_into"]

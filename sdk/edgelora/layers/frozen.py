@@ -1,0 +1,114 @@
+"""Linear layers whose weights never change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class FrozenLinear(nn.Linear):
+    """y = x Wᵀ + b, with W and b frozen: what a quantizer makes and an adapter wraps.
+
+    This class keeps W as it was read; quantizers subclass `QuantizedLinear`. All state is in
+    ``state_dict()``, and `dequantize` is the only source of base weights for whoever needs them.
+
+    Args:
+        weight: (out, in), or None where a subclass keeps W in another form.
+        bias: (out,) or None.
+        in_features: Size of the last dimension of the input.
+        out_features: Size of the last dimension of the output.
+    """
+
+    def __init__(
+        self, weight: Tensor | None, bias: Tensor | None, in_features: int, out_features: int
+    ) -> None:
+        nn.Module.__init__(self)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.weight = _frozen(weight)
+        self.bias = _frozen(bias)
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> FrozenLinear:
+        """Freeze ``linear``, sharing its weight."""
+        return cls(linear.weight.data, _data(linear.bias), linear.in_features, linear.out_features)
+
+    def dequantize(self, out: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """W, (out, in), detached; written into ``out`` when given, else possibly sharing memory with W.
+
+        Args:
+            out: A contiguous tensor of W's shape to write into.
+            dtype: Of the result; by default that of ``out``, else that in which W was read.
+        """
+        weight = self.weight.detach()
+        if out is not None:
+            return out.copy_(weight)
+        return weight if dtype is None else weight.to(dtype)
+
+
+class QuantizedLinear(FrozenLinear):
+    """A `FrozenLinear` that keeps W in fewer bits and computes with ``dequantize()``.
+
+    Subclasses hold their codes in buffers and override `dequantize`. The product keeps no dequantized copy
+    for the backward pass: it dequantizes again. Training and evaluation compute the same.
+
+    Args:
+        bias: (out,) or None.
+        in_features: Size of the last dimension of the input.
+        out_features: Size of the last dimension of the output.
+        compute_dtype: Of the product; None takes that of the input.
+    """
+
+    def __init__(
+        self,
+        bias: Tensor | None,
+        in_features: int,
+        out_features: int,
+        compute_dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(None, bias, in_features, out_features)
+        self.compute_dtype = compute_dtype
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., in) -> (..., out), in the dtype of the input."""
+        product: Tensor = _DequantizedProduct.apply(input.to(self.compute_dtype or input.dtype), self)
+        if self.bias is not None:
+            product = product + self.bias.to(product.dtype)
+        return product.to(input.dtype)
+
+    def dequantize(self, out: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """W as the codes give it, (out, in); see `FrozenLinear.dequantize`."""
+        raise NotImplementedError
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantizedLinear:
+        # A change of the model's dtype must not round the quantizer's scales: buffers only change device.
+        def move(tensor: Tensor) -> Tensor:
+            return fn(tensor) if tensor is self.bias else tensor.to(fn(tensor.new_empty(0)).device)
+
+        return super()._apply(move, recurse)
+
+
+class _DequantizedProduct(torch.autograd.Function):
+    """x Wᵀ that remembers the layer instead of W."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: FrozenLinear) -> Tensor:
+        ctx.layer = layer
+        return functional.linear(x, layer.dequantize(dtype=x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        return gradient @ ctx.layer.dequantize(dtype=gradient.dtype), None
+
+
+def _frozen(tensor: Tensor | None) -> nn.Parameter | None:
+    return None if tensor is None else nn.Parameter(tensor.detach(), requires_grad=False)
+
+
+def _data(parameter: nn.Parameter | None) -> Tensor | None:
+    return None if parameter is None else parameter.data

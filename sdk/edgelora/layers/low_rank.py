@@ -1,0 +1,79 @@
+"""The low-rank adapter layer and the merge that follows from its factors.
+
+x ──┬──────────────► W (frozen) ────────────────────────── + ──► y
+    └─► dropout ─► A (rank, in) ─► B (out, rank) ─► × scaling ┘
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgelora.capabilities import LowRank, Mergeable
+from edgelora.errors import ExportUnsupported
+from edgelora.layers.frozen import FrozenLinear
+from edgelora.protocols import Factors, Site
+
+
+class LowRankLinear(nn.Module):
+    """y = base(x) + scaling · B A dropout(x). LoRA, arXiv:2106.09685, section 4.1.
+
+    A starts uniform in ±1/√in, B at zero, so training starts at the base.
+
+    Args:
+        base: The frozen layer.
+        site: Its place, with rank and alpha.
+        scaling: Factor of the low-rank product; alpha / rank when left out.
+        dropout: Probability with which an input element of the low-rank branch is zeroed while training.
+    """
+
+    def __init__(
+        self, base: FrozenLinear, site: Site, *, scaling: float | None = None, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.rank = site.rank
+        self.scaling = site.alpha / site.rank if scaling is None else scaling
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        # Drawn on the CPU, so that the start does not depend on the device.
+        self.lora_A = nn.Parameter(torch.empty(site.rank, base.in_features))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, site.rank))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out), in the dtype of the input."""
+        return self.base(x) + self.delta(x)
+
+    def delta(self, x: Tensor) -> Tensor:
+        """The low-rank branch: (..., in) -> (..., out), computed in the dtype of the input."""
+        A, B, scaling = self.factors()
+        low = functional.linear(self.dropout(x), A.to(x.dtype))
+        return functional.linear(low * scaling, B.to(x.dtype))
+
+    def factors(self) -> Factors:
+        """A (rank, in), B (out, rank) and the scaling: ΔW = scaling · B A."""
+        return Factors(self.lora_A, self.lora_B, self.scaling)
+
+
+@torch.no_grad()
+def merge_into(layer: nn.Module, weight: Tensor, name: str = "this layer") -> Tensor:
+    """The weight (out, in) with which one plain linear computes what ``layer`` computes.
+
+    The change is computed in float32 and rounded once, to the dtype of ``weight``.
+
+    Raises:
+        ExportUnsupported: The layer has neither factors nor a merge of its own.
+    """
+    if isinstance(layer, Mergeable):
+        return layer.merged(weight)
+    if isinstance(layer, LowRank):
+        A, B, scaling = layer.factors()
+        change = scaling * (B.float() @ A.float())
+        return (weight.float() + change.to(weight.device)).to(weight.dtype)
+    raise ExportUnsupported(
+        f"{name} is a {type(layer).__name__}, which cannot be folded into one weight",
+        fix="apply the adapter unmerged: edgelora generate --adapter",
+    )
