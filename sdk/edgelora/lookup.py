@@ -1,0 +1,69 @@
+"""Finding a part or derivative by name, and saying well why there is none."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from edgelora.errors import AmbiguousPart, PartNotFound
+from edgelora.plugin_status import FoundDerivative, FoundPart, PluginStatus
+
+Found = TypeVar("Found", FoundPart, FoundDerivative)
+
+
+def find(name: str, kind: str, offered: Sequence[Found], plugins: Iterable[PluginStatus]) -> Found:
+    """The one thing of ``offered`` called ``name``, or ``plugin:name``.
+
+    Args:
+        name: Bare or qualified.
+        kind: How errors call it: a kind of part, or ``derivative``.
+        offered: Everything of that kind.
+        plugins: All plugins, to name those that did not load.
+
+    Raises:
+        PartNotFound: There is none.
+        AmbiguousPart: There are several.
+    """
+    matches = [found for found in offered if name in (name_of(found), found.qualified_name)]
+    if len(matches) == 1:
+        return matches[0]
+    what = kind.replace("_", " ")
+    if matches:
+        choices = ", ".join(sorted(found.qualified_name for found in matches))
+        raise AmbiguousPart(
+            f"{len(matches)} plugins offer {_article(what)} {name!r}", fix=f"write one of {choices}"
+        )
+    raise PartNotFound(_problem(name, what, offered, plugins), fix=_fix(name, what, offered, plugins))
+
+
+def name_of(found: FoundPart | FoundDerivative) -> str:
+    """The bare name."""
+    return found.part.name if isinstance(found, FoundPart) else found.derivative.name
+
+
+def _article(what: str) -> str:
+    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
+
+
+def _problem(name: str, what: str, offered: Sequence[Found], plugins: Iterable[PluginStatus]) -> str:
+    known = ", ".join(sorted({name_of(found) for found in offered})) or "none at all"
+    lines = [f"no plugin offers {_article(what)} {name!r}; known: {known}"]
+    for plugin in plugins:
+        if plugin.state != "ready":
+            lines.append(f"plugin {plugin.name} ({plugin.distribution}) is {plugin.state}: {plugin.cause}")
+    return "; ".join(lines)
+
+
+def _fix(name: str, what: str, offered: Sequence[Found], plugins: Iterable[PluginStatus]) -> str:
+    owner, _, bare = name.rpartition(":")
+    for plugin in plugins:
+        if plugin.state != "ready" and plugin.name in (owner, bare):
+            return plugin.fix
+    elsewhere = sorted(found.qualified_name for found in offered if name_of(found) == bare)
+    if owner and elsewhere:
+        return f"write {' or '.join(elsewhere)}"
+    near = difflib.get_close_matches(bare, {name_of(found) for found in offered}, n=1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"choose a known {what}, or install a plugin that offers it; see: edgelora plugins list"
