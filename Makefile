@@ -1,0 +1,76 @@
+# Every target makes .venv by itself. Without a GPU, add the CPU build of torch once:
+#   make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu
+PYTHON ?= python3
+TORCH_INDEX ?=
+TORCH ?= torch==2.13.0
+PLATFORM ?= linux-$(shell uname -m)
+EXTRA ?= train
+KIT ?= offline-kit
+SEEDS ?= 3
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SOURCES := sdk plugins cli tests benchmarks tools examples
+# A caller's PYTHONPATH or user packages must not decide what is tested.
+export PYTHONNOUSERSITE := 1
+
+.PHONY: help quickstart test lint format acceptance bench micro offline-kit wheel wheel-test docs clean
+
+help:
+	@echo "make quickstart    the whole job on the built-in model, offline once installed"
+	@echo "make test          the test suite"
+	@echo "make lint          ruff and mypy"
+	@echo "make acceptance    slow checks: kill rounds, three seeds"
+	@echo "make bench         ratios against peers"
+	@echo "make micro         rebuild the built-in base model"
+	@echo "make wheel-test    build the wheel, try it without the train extra"
+	@echo "make offline-kit   PLATFORM=linux-x86_64|linux-aarch64 EXTRA=train|light: one folder that installs offline"
+	@echo "TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the CPU build of torch"
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) -c constraints.txt '$(TORCH)'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+quickstart: $(READY)
+	$(BIN)/edgelora quickstart $(if $(DERIVATIVE),--derivative $(DERIVATIVE))
+
+test: $(READY)
+	$(BIN)/python -m pytest -m 'not acceptance'
+
+lint: $(READY)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+acceptance: $(READY)
+	$(BIN)/python -m pytest -m acceptance
+
+bench: $(READY)
+	$(BIN)/python benchmarks/plugins_list.py --out build/bench/plugins_list.json
+
+micro: $(READY)
+	$(BIN)/python -m edgelora.micro.build
+
+wheel: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+wheel-test: wheel
+	$(BIN)/python tools/wheel_test.py dist/*.whl
+
+offline-kit: wheel
+	$(BIN)/python tools/offline_kit.py --platform $(PLATFORM) --extra $(EXTRA) --out $(KIT) \
+		$(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) dist/*.whl
+
+docs:
+	@echo "docs/ is plain Markdown; zensical build or mkdocs build makes the site from mkdocs.yml"
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,75 @@
+"""The command line of edgelora: ``main`` runs a command and turns every failure into an exit code.
+
+Commands live one module per noun or verb and are imported when they are run. Results go to stdout, one JSON
+document with ``--json``; progress, notes and errors go to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from edgelora.errors import EdgeloraError
+from edgelora_cli.console import Settings, print_error, silence_stdout
+from edgelora_cli.root import root
+
+__all__ = ["main", "run_command"]
+
+USAGE, INTERRUPTED, READER_GONE = 2, 130, 141
+
+
+def main() -> NoReturn:
+    """Entry point of the ``edgelora`` script."""
+    if "_EDGELORA_COMPLETE" in os.environ:
+        root.main(prog_name="edgelora")
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command line, without ``edgelora`` itself, and return its exit code."""
+    settings = Settings(json="--json" in arguments, verbose="--verbose" in arguments or "-v" in arguments)
+    try:
+        with root.make_context("edgelora", list(arguments), obj=settings) as context:
+            root.invoke(context)
+        sys.stdout.flush()
+        return 0
+    except click.exceptions.Exit as exit_request:
+        return exit_request.exit_code
+    except click.ClickException as error:
+        return _usage(error, settings)
+    except EdgeloraError as error:
+        print_error(settings, error.id, error.problem, error.fix, exit_code=error.exit_code)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print_error(settings, "interrupted", "stopped by the keyboard", "run it again", exit_code=INTERRUPTED)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough (``edgelora list | head -1``): nobody is left to tell.
+        silence_stdout()
+        return READER_GONE
+    except Exception as error:
+        return _unexpected(error, settings)
+
+
+def _usage(error: click.ClickException, settings: Settings) -> int:
+    command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "edgelora"
+    print_error(settings, "usage", error.format_message(), f"see {command} --help", exit_code=error.exit_code)
+    return error.exit_code
+
+
+def _unexpected(error: Exception, settings: Settings) -> int:
+    # Anything that is not an EdgeloraError is a bug; its traceback is for whoever reports it.
+    if settings.verbose:
+        import traceback
+
+        traceback.print_exception(error)
+        fix = "report it with the traceback above and the output of: edgelora doctor"
+    else:
+        fix = "run it again with --verbose for the traceback, and report it with: edgelora doctor"
+    problem = f"unexpected {type(error).__name__}: {error}"
+    print_error(settings, "bug", problem, fix, exit_code=1)
+    return 1

@@ -1,0 +1,90 @@
+"""Where output goes: results to stdout, as text or one JSON document; everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+
+@dataclass
+class Settings:
+    """The flags every command takes; the object of click's context."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    offline: bool = False
+    yes: bool = False
+
+
+def settings() -> Settings:
+    """Those of the command that is running."""
+    return click.get_current_context().ensure_object(Settings)
+
+
+def emit(document: Any, text: str) -> None:
+    """Print a command's result: ``document`` with ``--json``, otherwise ``text``."""
+    if settings().json:
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+    elif text:
+        click.echo(text)
+
+
+def note(line: str = "") -> None:
+    """Tell a human what is going on, on stderr, unless ``--quiet``."""
+    if not settings().quiet:
+        click.echo(line, err=True)
+
+
+def warn(line: str) -> None:
+    """Tell a human what may be wrong, on stderr, even with ``--quiet``."""
+    click.echo(f"{style('warning:', fg='yellow')} {line}", err=True)
+
+
+def print_error(settings: Settings, name: str, problem: str, fix: str, *, exit_code: int) -> None:
+    """Print a failure on stderr, and with ``--json`` as the one document on stdout too."""
+    click.echo(f"{style(f'error[{name}]:', fg='red')} {problem}\n  fix: {fix}", err=True)
+    if settings.json:
+        error = {"id": name, "exit_code": exit_code, "problem": problem, "fix": fix}
+        click.echo(json.dumps({"error": error}, indent=2, ensure_ascii=False))
+
+
+def confirm(question: str) -> None:
+    """Ask before something that cannot be undone; ``--yes`` answers.
+
+    Raises:
+        click.UsageError: Nobody is there to ask.
+        click.Abort: The answer was no.
+    """
+    if settings().yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Nobody is there to answer: pass --yes")
+    click.confirm(question, abort=True, err=True)
+
+
+def style(text: str, *, fg: str | None = None, bold: bool | None = None) -> str:
+    """Colour for terminals; click strips it elsewhere, ``NO_COLOR`` strips it everywhere."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, fg=fg, bold=bold)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns padded to their widest cell; the last column is not padded."""
+    lines = [tuple(header), *(tuple(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    padded = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
+    ]
+    title, *body = [line.rstrip() for line in padded]
+    return "\n".join([style(title, bold=True), *body])
+
+
+def silence_stdout() -> None:
+    """Point stdout at nothing, so that Python's own flush at exit has nothing to complain about."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

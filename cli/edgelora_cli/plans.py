@@ -1,0 +1,33 @@
+"""``edgelora plan``: what a recipe will do, resolved against the installed plugins, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgelora_cli.commands import Command, set_option
+from edgelora_cli.console import emit
+
+
+@click.command(
+    cls=Command,
+    short_help="Show what a recipe will do, without doing it.",
+    examples="""
+    edgelora plan recipe.yaml
+    edgelora plan recipe.yaml --set derivative=qlora --set adapter.rank=8 --json
+    """,
+)
+@click.argument("recipe", type=click.Path(path_type=Path))
+@set_option
+def plan(recipe: Path, changes: tuple[str, ...]) -> None:
+    """Show what RECIPE will do: every part with its plugin and options, defaults included.
+
+    Misspelt names, options out of range and parts that cannot work together are refused here.
+    """
+    from edgelora.plan import make_plan
+    from edgelora.recipe import read_recipe
+    from edgelora.registry import Registry
+
+    resolved = make_plan(read_recipe(recipe, changes), Registry.discover())
+    emit(resolved.as_document(), resolved.describe())

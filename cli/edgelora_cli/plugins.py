@@ -1,0 +1,138 @@
+"""``edgelora plugins``: what is installed, and what did not load and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgelora.registry import Registry
+from edgelora_cli.commands import Group
+from edgelora_cli.console import emit, style, table, warn
+
+if TYPE_CHECKING:
+    from edgelora.parts import Options
+    from edgelora.plugin_status import FoundPart, PluginStatus
+
+
+@click.group(cls=Group, short_help="See which derivatives and parts are installed.")
+def plugins() -> None:
+    """See which derivatives and parts are installed, and what did not load and why.
+
+    EDGELORA_ONLY=a,b loads only these plugins, EDGELORA_BLOCK=a,b all but these.
+    """
+
+
+@plugins.command(
+    "list",
+    examples="""
+    edgelora plugins list
+    EDGELORA_ONLY=lora edgelora plugins list --json
+    """,
+)
+def list_command() -> None:
+    """List the plugins, their parts and derivatives."""
+    registry = Registry.discover()
+    found = registry.plugins
+    rows = [
+        (plugin.name, plugin.state, f"{plugin.distribution} {plugin.version}".strip(), _offers(plugin))
+        for plugin in found
+    ]
+    lines = [table(("plugin", "state", "from", "offers"), rows)] if rows else ["no plugins"]
+    for plugin in found:
+        if plugin.cause:
+            lines.append(f"\n{plugin.name} is {plugin.state}: {plugin.cause}\n  fix: {plugin.fix}")
+    for warning in registry.warnings:
+        warn(warning)
+    document = {"plugins": [_document(plugin) for plugin in found], "warnings": list(registry.warnings)}
+    emit(document, "\n".join(lines))
+
+
+@plugins.command(
+    examples="""
+    edgelora plugins show qlora
+    """
+)
+@click.argument("name")
+def show(name: str) -> None:
+    """Show one plugin: its derivatives, its parts, and every option with its default."""
+    from edgelora.errors import PluginMissing
+
+    found = {plugin.name: plugin for plugin in Registry.discover().plugins}
+    if name not in found:
+        known = ", ".join(sorted(found)) or "none"
+        raise PluginMissing(f"no plugin {name!r} is installed", fix=f"installed are: {known}")
+    plugin = found[name]
+    emit(_document(plugin) | {"options": _schemas(plugin)}, _describe(plugin))
+
+
+def _offers(plugin: PluginStatus) -> str:
+    derivatives = [f"derivative {item.derivative.name}" for item in plugin.derivatives]
+    return ", ".join([*derivatives, *(f"{_words(part)} {part.part.name}" for part in plugin.parts)])
+
+
+def _words(part: FoundPart) -> str:
+    return part.kind.replace("_", " ")
+
+
+def _document(plugin: PluginStatus) -> dict[str, Any]:
+    return {
+        "name": plugin.name,
+        "state": plugin.state,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "module": plugin.module,
+        "cause": plugin.cause,
+        "fix": plugin.fix,
+        "parts": [
+            {
+                "kind": part.kind,
+                "name": part.part.name,
+                "summary": part.part.summary,
+                "paper": part.part.paper,
+                "abilities": list(part.part.abilities),
+            }
+            for part in plugin.parts
+        ],
+        "derivatives": [
+            {
+                "name": item.derivative.name,
+                "summary": item.derivative.summary,
+                "paper": item.derivative.paper,
+                "parts": dict(item.derivative.parts),
+            }
+            for item in plugin.derivatives
+        ],
+    }
+
+
+def _schemas(plugin: PluginStatus) -> dict[str, Any]:
+    return {f"{part.kind}:{part.part.name}": part.part.options.model_json_schema() for part in plugin.parts}
+
+
+def _describe(plugin: PluginStatus) -> str:
+    origin = f"{plugin.distribution} {plugin.version}".strip()
+    lines = [f"{style(plugin.name, bold=True)}: {plugin.state}, from {origin} ({plugin.module})"]
+    if plugin.cause:
+        lines += [f"  {plugin.cause}", f"  fix: {plugin.fix}"]
+    for item in plugin.derivatives:
+        derivative = item.derivative
+        lines += ["", _title("derivative", derivative.name, derivative.summary, derivative.paper)]
+        lines += [f"  {kind.replace('_', ' ')}: {choice}" for kind, choice in derivative.parts.items()]
+    for found in plugin.parts:
+        part = found.part
+        lines += ["", _title(_words(found), part.name, part.summary, part.paper)]
+        lines += [f"  {line}" for line in _option_lines(part.options)]
+    return "\n".join(lines)
+
+
+def _title(kind: str, name: str, summary: str, paper: str) -> str:
+    return f"{kind} {style(name, bold=True)}: {summary}{f' ({paper})' if paper else ''}"
+
+
+def _option_lines(options: type[Options]) -> list[str]:
+    lines = []
+    for name, field in options.model_fields.items():
+        default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
+        lines.append(f"{name} = {default}{f'  ({field.description})' if field.description else ''}")
+    return lines

@@ -1,0 +1,89 @@
+"""``edgelora recipe``: write a recipe to start from, or the JSON Schema of recipes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import yaml
+
+from edgelora_cli.commands import Group
+from edgelora_cli.console import emit, note
+
+TEMPLATE = """\
+# A recipe: one fine-tuning job. `edgelora plan {file}` shows what it will do.
+derivative: {derivative}            # `edgelora plugins list` names those installed
+base: {base}                  # a folder with a model, a cached Hub id, or micro (built in)
+data:
+  - path: {data}         # JSONL, JSON, parquet or CSV; relative to this file
+    held_out: 0.05            # share of the rows that is measured and never trained on
+adapter:
+  rank: 16
+  alpha: 16
+  target_modules: all-linear
+train:
+  max_steps: 300
+  batch_size: 2
+  accumulation: 4
+  learning_rate: 2.0e-4
+  max_length: 2048
+  seed: 3407
+evaluators: [loss, exact-match]
+out: {out}
+"""
+
+
+@click.group(cls=Group, short_help="Write a recipe, or print the schema of recipes.")
+def recipe() -> None:
+    """Write a recipe to start from, or print the JSON Schema every recipe follows."""
+
+
+@recipe.command(
+    examples="""
+    edgelora recipe new
+    edgelora recipe new sensors.yaml --derivative qlora --base ./models/llama --data sensors.jsonl
+    """
+)
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default=Path("recipe.yaml"))
+@click.option("--derivative", default="lora", show_default=True, help="A derivative, such as lora or qlora.")
+@click.option("--base", default="micro", show_default=True, help="A model folder, a cached Hub id, or micro.")
+@click.option("--data", default="train.jsonl", show_default=True, help="The file with your rows.")
+def new(path: Path, derivative: str, base: str, data: str) -> None:
+    """Write a commented recipe to PATH (recipe.yaml), ready to be edited."""
+    from edgelora.errors import RecipeError
+    from edgelora.recipe import make_recipe
+
+    if path.exists():
+        raise RecipeError(f"{path} exists already", fix="choose another name, or delete it first")
+    # JSON strings are YAML strings: names with spaces, colons or hashes stay what they are.
+    values = {"derivative": derivative, "base": base, "data": data, "out": f"runs/{path.stem}"}
+    quoted = {key: _yaml_scalar(value) for key, value in values.items()}
+    text = TEMPLATE.format(file=path, **quoted)
+    make_recipe(yaml.safe_load(text), where=str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    note(f"next: edit it, then edgelora plan {path}")
+    emit({"path": str(path)}, f"wrote {path}")
+
+
+@recipe.command(
+    examples="""
+    edgelora recipe schema > recipe.schema.json
+    """
+)
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors that check YAML while one types."""
+    from edgelora.recipe import Recipe
+
+    document = Recipe.model_json_schema()
+    emit(document, json.dumps(document, indent=2))
+
+
+def _yaml_scalar(value: str) -> str:
+    plain = value and yaml.safe_load(f"[{value}]") == [value] if _is_simple(value) else False
+    return value if plain else json.dumps(value)
+
+
+def _is_simple(value: str) -> bool:
+    return all(character.isalnum() or character in "-_./" for character in value)

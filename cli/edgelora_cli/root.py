@@ -1,0 +1,93 @@
+"""The command ``edgelora`` itself: its first screen and the list of its commands."""
+
+from __future__ import annotations
+
+import click
+
+from edgelora.version import __version__
+from edgelora_cli.commands import LazyEntry, LazyGroup, common_flags
+from edgelora_cli.console import style
+
+JOB, ADAPTERS, SETUP = "Make an adapter", "Ship and keep adapters", "Your setup"
+
+COMMANDS = {
+    "quickstart": LazyEntry("edgelora_cli.quickstart:quickstart", "Watch the whole job, offline, in minutes.", JOB),
+    "recipe": LazyEntry("edgelora_cli.recipes:recipe", "Write a recipe, or print the schema of recipes.", JOB),
+    "plan": LazyEntry("edgelora_cli.plans:plan", "Show what a recipe will do, without doing it.", JOB),
+    "train": LazyEntry("edgelora_cli.train:train", "Train, measure and pack the adapter of a recipe.", JOB),
+    "evaluate": LazyEntry("edgelora_cli.evaluate:evaluate", "Measure a base, with or without an adapter.", JOB),
+    "generate": LazyEntry("edgelora_cli.generate:generate", "Ask a model, with or without an adapter.", JOB),
+    "merge": LazyEntry("edgelora_cli.merge:merge", "Fold an adapter into its base model.", JOB),
+    "push": LazyEntry("edgelora_cli.transfers:push", "Publish an adapter to a store.", ADAPTERS),
+    "pull": LazyEntry("edgelora_cli.transfers:pull", "Fetch an adapter from a store and verify it.", ADAPTERS),
+    "list": LazyEntry("edgelora_cli.catalog:list_command", "List the adapters of a store.", ADAPTERS),
+    "show": LazyEntry("edgelora_cli.catalog:show", "Show what an adapter says about itself.", ADAPTERS),
+    "search": LazyEntry("edgelora_cli.catalog:search", "Find adapters by a word.", ADAPTERS),
+    "verify": LazyEntry("edgelora_cli.verification:verify", "Check every byte of an adapter.", ADAPTERS),
+    "remove": LazyEntry("edgelora_cli.catalog:remove", "Delete an adapter from a store.", ADAPTERS),
+    "plugins": LazyEntry("edgelora_cli.plugins:plugins", "See which derivatives and parts are installed.", SETUP),
+    "stores": LazyEntry("edgelora_cli.stores:stores", "Name the places adapters live in.", SETUP),
+    "doctor": LazyEntry("edgelora_cli.doctor:doctor", "Check this machine and say what is missing.", SETUP),
+    "completion": LazyEntry("edgelora_cli.completion:completion", "Print shell completion.", SETUP),
+}  # fmt: skip
+
+WELCOME = """\
+{name} {version}: fine-tune language models offline, and ship the adapters.
+
+  {new}
+    edgelora quickstart           the whole job on a built-in model, in minutes, without a network
+
+  {job}
+    edgelora recipe new           write a recipe: which derivative, base and data
+    edgelora train RECIPE         train, measure and pack an adapter
+    edgelora push DIR NS/NAME     publish it to a store
+    edgelora pull NS/NAME         fetch it elsewhere, every byte verified
+    edgelora generate PROMPT      ask the model; --adapter NS/NAME applies it
+
+  {more}
+    edgelora COMMAND --help       one command, with examples
+    edgelora --help               all commands
+    edgelora doctor               what this machine can do, and what it lacks\
+"""
+
+
+def print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    """Print the version and stop."""
+    if value and not ctx.resilient_parsing:
+        click.echo(f"edgelora {__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    entries=COMMANDS,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=print_version,
+    help="Print the version.",
+)
+@common_flags
+@click.pass_context
+def root(ctx: click.Context) -> None:
+    """Fine-tune language models offline with LoRA derivatives, and ship the adapters.
+
+    Exit codes: 0 done, 1 bug, 2 usage, 3 bad recipe or data, 4 not found, 5 digest mismatch, 6 signature,
+    7 incompatible, 8 over budget, 9 offline and not cached, 10 gate failed, 11 export unsupported,
+    130 interrupted.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(
+            WELCOME.format(
+                name=style("edgelora", bold=True),
+                version=__version__,
+                new=style("New here?", bold=True),
+                job=style("The job", bold=True),
+                more=style("Where next", bold=True),
+            )
+        )
