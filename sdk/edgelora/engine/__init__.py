@@ -1,0 +1,1 @@
+"""What turns a plan into an adapter; every module here may import torch."""
