@@ -126,6 +126,13 @@ class PathError(EdgeloraError):
     exit_code = 3
 
 
+class UnsafeFile(EdgeloraError):
+    """A file could run code when it is loaded, or is a link or a device."""
+
+    id = "file-unsafe"
+    exit_code = 3
+
+
 class ReferenceFormError(EdgeloraError):
     """A reference to an adapter is not of the form ``ns/name[@version]``."""
 
@@ -144,6 +151,20 @@ class VersionExists(EdgeloraError):
     """This version was published before with other content."""
 
     id = "version-exists"
+    exit_code = 3
+
+
+class PublishRaced(EdgeloraError):
+    """Someone else published to the same adapter at the same time, again and again."""
+
+    id = "publish-raced"
+    exit_code = 3
+
+
+class TargetExists(EdgeloraError):
+    """A directory that would be replaced holds something that was not pulled."""
+
+    id = "target-exists"
     exit_code = 3
 
 
