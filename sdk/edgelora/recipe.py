@@ -63,7 +63,7 @@ class TrainSettings(_Section):
     """How to train."""
 
     max_steps: Annotated[int, Field(ge=1)] | None = None
-    """Optimizer steps. Either this or ``epochs``."""
+    """Optimizer steps. Either this or ``epochs``; one epoch when neither is given."""
     epochs: Annotated[float, Field(gt=0)] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 2
     """Rows per micro-batch and process."""
@@ -88,6 +88,8 @@ class TrainSettings(_Section):
     """Labelled tokens whose logits exist at the same time."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0
     """Optimizer steps between evaluations; 0 evaluates at the end only."""
+    evaluate_base: bool = False
+    """Measure the bare base first, with the same evaluators."""
     save_every: Annotated[int, Field(ge=0)] = 0
     """Optimizer steps between checkpoints; 0 picks a tenth of the run, at least 10 steps."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
@@ -116,6 +118,10 @@ class Recipe(_Section):
     evaluators: tuple[PartChoice, ...] | None = None
     data: tuple[DataSource, ...] = ()
     train: TrainSettings = TrainSettings()
+    license: str = "NOASSERTION"
+    """SPDX expression under which the adapter is published."""
+    languages: tuple[str, ...] = ()
+    """BCP 47 tags of the languages the adapter is for."""
     past: tuple[str, ...] = ()
     """References of adapters that came before (continual learning)."""
     skip_modules: tuple[str, ...] = ()

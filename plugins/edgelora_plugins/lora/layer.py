@@ -13,7 +13,10 @@ from edgelora_plugins.lora import LoraOptions
 
 
 class LoraAdapter:
-    """y = base(x) + s · B A dropout(x), s = alpha / rank (arXiv:2106.09685) or alpha / √rank (arXiv:2312.03732)."""
+    """y = base(x) + s · B A dropout(x).
+
+    s = alpha / rank (arXiv:2106.09685), or alpha / √rank under ``rank_stabilized`` (arXiv:2312.03732).
+    """
 
     def __init__(self, options: LoraOptions) -> None:
         self.options = options

@@ -1,0 +1,239 @@
+"""From a published adapter back to an adapted model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from edgelora.engine.base import load_base, load_tokenizer, locate_base
+from edgelora.engine.inject import adapter_tensors, inject
+from edgelora.engine.pack import NATIVE_NAME
+from edgelora.engine.peft_format import WEIGHTS_NAME, from_peft
+from edgelora.errors import (
+    FeatureRequired,
+    NoEffect,
+    PartNotFound,
+    PluginMissing,
+    TensorsMismatch,
+    WrongBase,
+)
+from edgelora.layers import FrozenLinear
+from edgelora.manifest import Base, Component, Manifest
+from edgelora.manifest.base_identity import identify_base
+from edgelora.plan import Plan, make_plan
+from edgelora.recipe import make_recipe
+from edgelora.registry import Registry
+from edgelora.transfer import resolve_adapter
+from edgelora.verify import check
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """A model with an adapter in place."""
+
+    model: Any
+    tokenizer: Any
+    layers: dict[str, nn.Module]
+    manifest: Manifest
+    plan: Plan
+
+
+def load_adapted(
+    reference: str,
+    registry: Registry,
+    *,
+    base: str | None = None,
+    dtype: str = "auto",
+    device: str = "cpu",
+) -> Adapted:
+    """Load the base of an adapter and apply the adapter to it.
+
+    Args:
+        reference: An adapter directory, a pulled adapter, or a reference into a store.
+        registry: The installed plugins.
+        base: Folder or Hub id of the base; by default the name in the manifest.
+        dtype: ``auto``, ``float32`` or ``bfloat16``.
+        device: Where to load.
+
+    Raises:
+        WrongBase: The base's weights or tokenizer are not those the adapter was trained on.
+        PluginMissing: A part of the adapter is not installed.
+        TensorsMismatch: The adapter's tensors do not fit.
+        NoEffect: The adapter changes nothing.
+    """
+    folder = resolve_adapter(reference)
+    manifest = check(folder)
+    plan = plan_of(manifest, registry, base=base, dtype=dtype)
+    place = locate_base(plan.recipe.base, plan.recipe.revision)
+    check_base(manifest.base, identify_base(place), str(place))
+    model = load_base(plan, device)
+    layers = _put_on(model, folder, manifest, plan)
+    return Adapted(model, load_tokenizer(place), layers, manifest, plan)
+
+
+def apply(model: Any, reference: str, registry: Registry | None = None) -> dict[str, nn.Module]:
+    """Apply an adapter to a model that ``from_pretrained`` loaded from a local folder.
+
+    Linears are quantized in place where the adapter was trained over a quantized base.
+
+    Returns:
+        The adapted layers by site name.
+
+    Raises:
+        WrongBase: The folder the model came from holds another base.
+        EdgeloraError: Whatever else `load_adapted` raises.
+    """
+    folder = resolve_adapter(reference)
+    manifest = check(folder)
+    place = locate_base(model.name_or_path)
+    check_base(manifest.base, identify_base(place), str(place))
+    plan = plan_of(manifest, registry or Registry.discover(), base=str(place), dtype="auto")
+    quantizer = plan.build("quantizer")
+    head = model.get_output_embeddings()
+    for name, linear in list(model.named_modules()):
+        if isinstance(linear, nn.Linear) and not isinstance(linear, FrozenLinear) and linear is not head:
+            model.set_submodule(name, quantizer.quantize(linear, name))
+    return _put_on(model, folder, manifest, plan)
+
+
+def plan_of(manifest: Manifest, registry: Registry, *, base: str | None, dtype: str) -> Plan:
+    """The plan with which the adapter of ``manifest`` is rebuilt.
+
+    Raises:
+        PluginMissing: Names the distribution and version to install.
+        FeatureRequired: The manifest composes several components.
+    """
+    if len(manifest.components) != 1:
+        raise FeatureRequired(
+            f"the manifest has {len(manifest.components)} components, and this edgelora applies one",
+            fix="upgrade edgelora",
+        )
+    component = manifest.components[0]
+    derivative = _derivative(component, registry)
+    for kind in ("quantizer", "adapter"):
+        if kind in component.parts:
+            _check_installed(component, kind, registry)
+    chosen = {
+        kind: {"name": f"{part.plugin}:{part.name}", **part.options}
+        for kind, part in component.parts.items()
+        if kind in ("quantizer", "adapter")
+    }
+    chosen["adapter"]["target_modules"] = list(component.config["targetModules"])
+    chosen["adapter"].pop("exclude_modules", None)
+    recipe = make_recipe(
+        {
+            "derivative": derivative,
+            "base": base or manifest.base.repo,
+            "revision": None if base else manifest.base.revision,
+            **chosen,
+            "train": {"dtype": dtype},
+        },
+        where="the manifest",
+    )
+    return make_plan(recipe, registry)
+
+
+def check_base(wanted: Base, found: Base, place: str) -> None:
+    """Refuse a base whose weights or tokenizer differ; names and file layouts do not matter.
+
+    Raises:
+        WrongBase: They differ.
+    """
+    pairs = {
+        "weights": (wanted.tensors_digest, found.tensors_digest),
+        "tokenizer": (wanted.tokenizer_digest, found.tokenizer_digest),
+        "configuration": (wanted.config_semantic_digest, found.config_semantic_digest),
+    }
+    for what, (expected, actual) in pairs.items():
+        if expected is not None and expected != actual:
+            raise WrongBase(
+                f"the adapter was trained on {wanted.repo}, whose {what} have digest {expected}; "
+                f"those in {place} have {actual}",
+                fix=f"pass the folder of {wanted.repo} as the base: --base FOLDER",
+            )
+
+
+def _derivative(component: Component, registry: Registry) -> str:
+    wanted = component.derivative
+    name = f"{wanted.plugin.name}:{wanted.name}" if wanted.plugin else wanted.name
+    try:
+        registry.derivative(name)
+    except PartNotFound as error:
+        distribution = wanted.plugin.distribution if wanted.plugin else "the plugin that offers it"
+        raise PluginMissing(
+            f"the adapter was made with derivative {name!r}, which is not usable here: {error.problem}",
+            fix=f"pip install {distribution}",
+        ) from error
+    return name
+
+
+def _check_installed(component: Component, kind: Any, registry: Registry) -> None:
+    part = component.parts[kind]
+    try:
+        registry.part(kind, f"{part.plugin}:{part.name}")
+    except PartNotFound as error:
+        raise PluginMissing(
+            f"the adapter needs {kind} {part.name!r} of plugin {part.plugin!r}, which is not usable here: "
+            f"{error.problem}",
+            fix=f"pip install '{part.distribution}>={part.version}'",
+        ) from error
+
+
+def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> dict[str, nn.Module]:
+    before = probe_logits(model)
+    layers = inject(model, plan)
+    load_tensors(layers, read_tensors(folder), manifest.identity.name)
+    model.eval()
+    if torch.equal(before, probe_logits(model)):
+        raise NoEffect(
+            f"adapter {manifest.identity.name} changes no output of the base",
+            fix="train it for more than zero steps, or use the base alone",
+        )
+    return layers
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The adapter's tensors as ``"<site>.<name>"``, whichever form the directory has."""
+    if (folder / WEIGHTS_NAME).exists():
+        return from_peft(load_file(folder / WEIGHTS_NAME))
+    return load_file(folder / NATIVE_NAME)
+
+
+@torch.no_grad()
+def load_tensors(layers: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], adapter: str) -> None:
+    """Copy an adapter's tensors into freshly injected layers.
+
+    Raises:
+        TensorsMismatch: A tensor is missing, left over, or of another shape.
+    """
+    own = adapter_tensors(layers)
+    if different := sorted(own.keys() ^ tensors.keys()):
+        state = "lacks" if different[0] in own else "has"
+        raise TensorsMismatch(
+            f"adapter {adapter} {state} the tensor {different[0]!r}, unlike the layers it describes "
+            f"({len(different)} differ)",
+            fix="pull the adapter again, or ask its publisher",
+        )
+    for name, tensor in own.items():
+        if tensor.shape != tensors[name].shape:
+            raise TensorsMismatch(
+                f"{name} of adapter {adapter} is {tuple(tensors[name].shape)}, and the base needs "
+                f"{tuple(tensor.shape)}",
+                fix="use the base the adapter was trained on",
+            )
+        tensor.copy_(tensors[name])
+
+
+@torch.no_grad()
+def probe_logits(model: Any) -> Tensor:
+    """Logits on eight tokens spread over the vocabulary, (8, vocabulary), float32."""
+    embeddings = model.get_input_embeddings().weight
+    ids = torch.linspace(0, len(embeddings) - 1, 8, device=embeddings.device).long()[None]
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits[0]
+    return logits.float().cpu()

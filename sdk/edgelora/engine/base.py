@@ -1,0 +1,203 @@
+"""Base models: found without a network, loaded with every linear quantized as its tensor is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.core_model_loading import ConversionOps
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils import cached_file
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from edgelora import micro
+from edgelora.errors import BaseNotFound, ModelError
+from edgelora.plan import Plan
+from edgelora.protocols import Quantizer
+
+
+def locate_base(base: str, revision: str | None = None) -> Path:
+    """The folder of a base model: ``micro``, a folder, or a Hub id that was downloaded before.
+
+    Raises:
+        BaseNotFound: It is none of these.
+    """
+    if base == "micro":
+        return micro.path()
+    folder = Path(base).expanduser()
+    if folder.is_dir():
+        return folder.absolute()
+    looks_like_id = base.count("/") <= 1 and not base.startswith((".", "/", "~"))
+    if looks_like_id and (cached := _cached_config(base, revision)):
+        return cached.parent
+    where = f"{base!r} at revision {revision!r}" if revision else repr(base)
+    raise BaseNotFound(
+        f"base model {where} is not a folder and not in the Hub's cache on this machine",
+        fix="pass a folder, use 'micro', or download it once: hf download "
+        + (base if looks_like_id else "OWNER/NAME"),
+    )
+
+
+def _cached_config(name: str, revision: str | None) -> Path | None:
+    try:
+        found = cached_file(name, "config.json", revision=revision, local_files_only=True)
+    except OSError:
+        return None
+    return None if found is None else Path(found)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in ``folder``.
+
+    Raises:
+        ModelError: There is none, or it needs code from the folder.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"the tokenizer in {folder} cannot be loaded: {_first_line(error)}",
+            fix="add tokenizer.json and tokenizer_config.json of the base model",
+        ) from error
+
+
+def load_base(plan: Plan, device: str | torch.device = "cpu") -> Any:
+    """The frozen base of ``plan``, its linears made by the plan's quantizer.
+
+    The model is built without memory; each tensor is read, quantized and dropped before the next one, so
+    that the 16-bit model is never whole in memory. The output head and the recipe's ``skip_modules`` stay as
+    they are.
+
+    Raises:
+        BaseNotFound: The recipe's base cannot be found.
+        ModelError: The folder holds no model that transformers can load from safetensors.
+    """
+    folder = locate_base(plan.recipe.base, plan.recipe.revision)
+    dtype = resolve_dtype(plan.recipe.train.dtype, torch.device(device))
+    config = _config(folder)
+    quantization = _LoadConfig(plan.build("quantizer"), plan.recipe.skip_modules)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            quantization_config=quantization,
+            device_map={"": str(device)},
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"{folder} cannot be loaded as a causal language model: {_first_line(error)}",
+            fix="pass a folder with config.json and model.safetensors (or its shards and index)",
+        ) from error
+    if quantization.failure is not None:
+        raise quantization.failure
+    # From here on it is a plain module: transformers must not take it for one of its own quantized models.
+    model.hf_quantizer.remove_quantization_config(model)
+    model.config._is_quantized = False
+    return model.requires_grad_(False).eval()
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype a recipe's ``train.dtype`` means on ``device``."""
+    if dtype == "auto":
+        gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if gpu else torch.float32
+    resolved: torch.dtype = getattr(torch, dtype)
+    return resolved
+
+
+def _config(folder: Path) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{folder} has no config.json that transformers knows: {_first_line(error)}",
+            fix="pass the folder of a causal language model",
+        ) from error
+    method = getattr(config, "quantization_config", None)
+    if method is not None:
+        raise ModelError(
+            f"{folder} holds weights that are already quantized ({method.get('quant_method', 'unknown')})",
+            fix="pass the unquantized model; edgelora quantizes it while reading",
+        )
+    return config
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class _LoadConfig(QuantizationConfigMixin):
+    """Carries the plan's quantizer through ``from_pretrained``."""
+
+    def __init__(self, quantizer: Quantizer, skip_modules: tuple[str, ...]) -> None:
+        self.quant_method = "edgelora"
+        self.quantizer = quantizer
+        self.skip_modules = skip_modules
+        self.failure: Exception | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"quant_method": self.quant_method}
+
+
+class _LoadQuantizer(HfQuantizer):
+    """Gives each linear's weight to the plan's quantizer the moment it is read."""
+
+    def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
+        name, _, leaf = param_name.rpartition(".")
+        if leaf != "weight":
+            return False
+        module = model.get_submodule(name)
+        return (
+            isinstance(module, nn.Linear)
+            and module is not model.get_output_embeddings()
+            and not _is_named(name, self.quantization_config.skip_modules)
+        )
+
+    def get_quantize_ops(self) -> ConversionOps:
+        return _QuantizeOnRead(self.quantization_config)
+
+    def is_serializable(self) -> bool:
+        return False
+
+    @property
+    def is_trainable(self) -> bool:
+        return True
+
+
+class _QuantizeOnRead(ConversionOps):
+    def __init__(self, config: _LoadConfig) -> None:
+        self.config = config
+
+    @torch.no_grad()
+    def convert(self, input_dict: dict[str, Any], model: Any = None, **kwargs: Any) -> dict[str, Any]:
+        missing = kwargs.get("missing_keys") or set()
+        for param_name, value in input_dict.items():
+            name = param_name.removesuffix(".weight")
+            linear = model.get_submodule(name)
+            weight = value[0] if isinstance(value, list) else value
+            linear.weight = nn.Parameter(weight, requires_grad=False)
+            try:
+                frozen = self.config.quantizer.quantize(linear, name)
+            except Exception as error:
+                # transformers collects errors of conversions and reports them as its own; keep the first.
+                self.config.failure = self.config.failure or error
+                raise
+            frozen._is_hf_initialized = True
+            model.set_submodule(name, frozen)
+            missing.discard(param_name)
+        return {}
+
+
+def _is_named(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(name == pattern or name.endswith("." + pattern) for pattern in patterns)
+
+
+register_quantization_config("edgelora")(_LoadConfig)
+register_quantizer("edgelora")(_LoadQuantizer)

@@ -1,0 +1,64 @@
+"""What must stay the same from the start of a run to its resumption for the result to be bitwise equal."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from accelerate.utils import set_seed
+
+from edgelora.errors import ResumeMismatch
+from edgelora.recipe import TrainSettings
+
+
+def fix_conditions(settings: TrainSettings, device: torch.device, processes: int) -> dict[str, Any]:
+    """Set the number of threads and describe what the arithmetic depends on."""
+    threads = available_cores() if settings.threads == "auto" else settings.threads
+    torch.set_num_threads(threads)
+    return {
+        "threads": threads,
+        "processes": processes,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "kernels": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def restore_conditions(stored: dict[str, Any], current: dict[str, Any]) -> None:
+    """Return to the conditions of a checkpoint: its threads are taken over, all else must agree.
+
+    Raises:
+        ResumeMismatch: Something differs that cannot be changed from here.
+    """
+    for name, value in stored.items():
+        if name != "threads" and current.get(name) != value:
+            raise ResumeMismatch(
+                f"the run was started with {name} {value!r}, and now it is {current.get(name)!r}: "
+                "the result would not be the one of an uninterrupted run",
+                fix=f"resume where {name} is {value!r}, or start again into another 'out'",
+            )
+    torch.set_num_threads(stored["threads"])
+
+
+def available_cores() -> int:
+    """Cores this process may use, by its affinity mask and its control group."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+def seed_everything(seed: int, step: int, process: int = 0) -> None:
+    """Make the global random state a function of seed, step and process alone.
+
+    So no random state has to be stored, and nothing that draws numbers between two steps can change the next.
+    """
+    digest = hashlib.sha256(f"{seed}/{step}/{process}".encode()).digest()
+    set_seed(int.from_bytes(digest[:4], "big"))

@@ -1,0 +1,115 @@
+"""Runs the plan's evaluators without leaving a trace."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgelora.capabilities import TaskAware
+from edgelora.engine.data import Dataset, Row, collate
+from edgelora.errors import PluginBug
+from edgelora.plan import Plan
+from edgelora.protocols import Batch, Evaluation, Example, Measurement
+
+
+def evaluate(
+    model: Any, layers: Mapping[str, nn.Module], plan: Plan, *, tokenizer: Any, dataset: Dataset
+) -> dict[str, Measurement]:
+    """Measure ``model`` with the plan's evaluators on the held-out rows of ``dataset``.
+
+    Args:
+        model: A transformers causal language model, adapted or bare.
+        layers: Its adapted layers by site name; empty for a bare base.
+        plan: Names the evaluators.
+        tokenizer: The model's.
+        dataset: Its held-out rows are measured.
+
+    Raises:
+        PluginBug: An evaluator returned something else than measurements, or two used one name.
+    """
+    run = Evaluation(
+        model=model,
+        tokenizer=tokenizer,
+        layers=layers,
+        batches=PaddedBatches(dataset.held_out, layers, tokenizer, _device(model)),
+        tasks=dataset.tasks,
+        plan=plan,
+        seed=plan.recipe.train.seed,
+        examples=_examples(dataset),
+        split_digest=dataset.held_out_digest,
+    )
+    measurements: dict[str, Measurement] = {}
+    with as_found(model):
+        for part in plan.evaluators:
+            found = part.build()(run)
+            for name, measurement in found.items():
+                if not isinstance(measurement, Measurement) or name in measurements:
+                    raise PluginBug(
+                        f"evaluator {part.name!r} gave {name!r} as {type(measurement).__name__}"
+                        + (", which another evaluator gave already" if name in measurements else ""),
+                        fix="return each Measurement under a name of its own",
+                    )
+            measurements |= found
+    return measurements
+
+
+class PaddedBatches:
+    """Rows as padded batches, shortest first; each pass starts anew and routes the layers."""
+
+    def __init__(
+        self,
+        rows: list[Row],
+        layers: Mapping[str, nn.Module],
+        tokenizer: Any,
+        device: torch.device,
+        batch_size: int = 16,
+    ) -> None:
+        self.rows = sorted(rows, key=lambda row: len(row.input_ids))
+        self.routed = [layer for layer in layers.values() if isinstance(layer, TaskAware)]
+        self.pad_id = pad_id(tokenizer)
+        self.device = device
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self.rows), self.batch_size):
+            batch = collate(self.rows[start : start + self.batch_size], self.pad_id, self.device)
+            for layer in self.routed:
+                layer.route(batch.task_ids)
+            yield batch
+
+
+@contextmanager
+def as_found(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards mode and random state are what they were."""
+    training = [module for module in model.modules() if module.training]
+    python_state = random.getstate()
+    model.eval()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python_state)
+        for module in training:
+            module.training = True
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The padding id, the end of sequence where there is none, or 0; masks never depend on it."""
+    return next(token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None)
+
+
+def _examples(dataset: Dataset) -> list[Example]:
+    return [
+        Example(dataset.tasks[row.task], row.prompt, row.response)
+        for row in dataset.held_out
+        if row.prompt is not None and row.response is not None
+    ]
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

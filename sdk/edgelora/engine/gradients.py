@@ -1,0 +1,113 @@
+"""The gradient of one optimizer step, from micro-batches of unequal size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from edgelora.capabilities import HasAuxLosses, TaskAware
+from edgelora.engine.data import Row, collate
+from edgelora.errors import NonFiniteLoss
+from edgelora.layers.loss import row_losses
+from edgelora.protocols import Batch, LossCombiner
+
+
+class RowLosses(nn.Module):
+    """A model and its loss as one module, so that distributed wrappers see every forward pass."""
+
+    def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module], chunk: int) -> None:
+        super().__init__()
+        self.model = model
+        self.chunk = chunk
+        self.routed = [layer for layer in layers.values() if isinstance(layer, TaskAware)]
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Summed losses (batch,) and labelled tokens (batch,) of each row."""
+        for layer in self.routed:
+            layer.route(batch.task_ids)
+        return row_losses(self.model, batch, self.chunk)
+
+
+class Gradients:
+    """Backward passes of optimizer steps.
+
+    Each micro-batch weighs what its labelled tokens weigh in the step, over all processes, so that the
+    gradient is that of one batch with all rows, whatever way they are split.
+
+    Args:
+        forward: A `RowLosses`, possibly inside a distributed wrapper.
+        layers: Adapted layers by site name.
+        combiner: Makes one scalar of the losses.
+        tasks: Names of the tasks, in the order of ``task_ids``.
+        accelerator: Runs the backward passes.
+        pad_id: For padding rows.
+    """
+
+    def __init__(
+        self,
+        forward: nn.Module,
+        layers: Mapping[str, nn.Module],
+        combiner: LossCombiner,
+        *,
+        tasks: Sequence[str],
+        accelerator: Accelerator,
+        pad_id: int,
+    ) -> None:
+        self.forward = forward
+        self.combiner = combiner
+        self.with_aux = {site: layer for site, layer in layers.items() if isinstance(layer, HasAuxLosses)}
+        self.tasks = tasks
+        self.accelerator = accelerator
+        self.pad_id = pad_id
+
+    def accumulate(self, micro_batches: Sequence[Sequence[Row]], tokens: Sequence[int], step: int) -> float:
+        """Add up the gradients of this process's micro-batches.
+
+        Args:
+            micro_batches: This process's rows of the step.
+            tokens: Labelled tokens of the step by task, over all processes.
+            step: Optimizer step, from 0.
+
+        Returns:
+            The loss of the step over all processes.
+
+        Raises:
+            NonFiniteLoss: The loss became NaN or infinite; names the step and the rows.
+        """
+        accelerator = self.accelerator
+        total = torch.zeros((), device=accelerator.device)
+        for number, rows in enumerate(micro_batches):
+            batch = collate(rows, self.pad_id, accelerator.device)
+            # Gradients travel between processes with the last micro-batch only.
+            last = number == len(micro_batches) - 1
+            with torch.enable_grad() if last else accelerator.no_sync(self.forward):
+                loss = self._loss(batch, tokens, step)
+                # Distributed wrappers average over processes; the shares already sum to one over all of them.
+                accelerator.backward(loss * accelerator.num_processes)
+            total += loss.detach()
+        for parameter in self.combiner.parameters():
+            if accelerator.num_processes > 1 and parameter.grad is not None:
+                parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
+        return float(accelerator.reduce(total, reduction="sum"))
+
+    def _loss(self, batch: Batch, tokens: Sequence[int], step: int) -> Tensor:
+        sums, counts = self.forward(batch)
+        share = float(counts.sum()) / sum(tokens)
+        by_task = sums.new_zeros(len(tokens)).index_add(0, batch.task_ids, sums)
+        # Divided by the share they are multiplied with below: over the step each task's loss is its mean.
+        losses = {
+            f"task.{name}": by_task[task] / (max(1, tokens[task]) * share)
+            for task, name in enumerate(self.tasks)
+        }
+        for site, layer in self.with_aux.items():
+            losses |= {f"aux.{site}.{name}": loss for name, loss in layer.aux_losses().items()}
+        loss = self.combiner(losses, step) * share
+        if not torch.isfinite(loss):
+            raise NonFiniteLoss(
+                f"the loss at step {step} is {loss.item()}, on rows {', '.join(batch.rows)}",
+                fix="lower train.learning_rate, set train.max_gradient_norm, or look at those rows",
+            )
+        return loss

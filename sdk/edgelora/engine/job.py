@@ -1,0 +1,212 @@
+"""One run's steps, in the order `edgelora.run.run` takes them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from torch import nn
+
+from edgelora import __version__
+from edgelora.engine import base, evaluate, inject, pack, train
+from edgelora.engine.compute import make_accelerator
+from edgelora.engine.conditions import fix_conditions, restore_conditions, seed_everything
+from edgelora.engine.data import Dataset, load_dataset
+from edgelora.engine.memory import peaks, reset_peaks
+from edgelora.engine.report import QuietReporter, Reporter
+from edgelora.engine.run_folder import RunFolder
+from edgelora.errors import PlanError, ResumeMismatch
+from edgelora.manifest import Manifest
+from edgelora.manifest.base_identity import identify_base
+from edgelora.plan import Plan
+from edgelora.protocols import Measurement
+
+FREE_TO_CHANGE = {
+    ("recipe", "out"),
+    ("recipe", "license"),
+    ("recipe", "languages"),
+    ("recipe", "train", "save_every"),
+    ("recipe", "train", "keep_checkpoints"),
+    ("recipe", "train", "threads"),
+    ("recipe", "train", "tensorboard"),
+}
+"""Keys of a plan that do not steer training, so a resumed run may differ in them."""
+
+
+class Job:
+    """A plan being carried out."""
+
+    def __init__(self, plan: Plan, reporter: Reporter | None = None) -> None:
+        if not plan.recipe.data:
+            raise PlanError("the recipe names no data to train on", fix="add: data: [{path: train.jsonl}]")
+        self.plan = plan
+        self.reporter = reporter or QuietReporter()
+        self.folder = RunFolder(plan.recipe.out)
+        self.started_at = datetime.now(UTC)
+        routed = "TaskAware" in plan.parts["adapter"].part.abilities
+        self.accelerator = make_accelerator(
+            self.folder.path, tensorboard=plan.recipe.train.tensorboard, routed=routed
+        )
+        self.place = base.locate_base(plan.recipe.base, plan.recipe.revision)
+        self.tokenizer = base.load_tokenizer(self.place)
+        self.peak_bytes: dict[str, int] = {}
+        self.tokens = 0
+        self.steps = 0
+        self.rank_pattern: dict[str, int] = {}
+
+    def begin(self, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+        """Fix the conditions of the run and return the checkpoint to go on from, if any.
+
+        Raises:
+            RunExists: There is a run, and neither ``resume`` nor ``overwrite`` was asked for.
+            ResumeMismatch: The run was started with another plan, other data, or under other conditions.
+        """
+        reset_peaks()
+        settings = self.plan.recipe.train
+        self.conditions = fix_conditions(settings, self.accelerator.device, self.accelerator.num_processes)
+        checkpoint = None
+        if resume:
+            checkpoint = self.folder.latest_checkpoint()
+            _compare_plans(checkpoint["plan"], self._document())
+            restore_conditions(checkpoint["conditions"], self.conditions)
+            self.conditions = checkpoint["conditions"]
+            if self.accelerator.is_main_process:
+                self.folder.forget_after(checkpoint["step"])
+            self.reporter.message(f"resuming after step {checkpoint['step']}")
+        elif self.accelerator.is_main_process:
+            self.folder.start(self._document(), overwrite=overwrite)
+        if settings.tensorboard:
+            self.accelerator.init_trackers("tensorboard")
+        return checkpoint
+
+    def load_data(self) -> Dataset:
+        """Read, tokenize and split the recipe's data."""
+        recipe = self.plan.recipe
+        dataset = load_dataset(recipe.data, self.tokenizer, max_length=recipe.train.max_length)
+        for line in dataset.report.lines():
+            self.reporter.message(line)
+        return dataset
+
+    def load_base(self) -> Any:
+        """The frozen base, quantized as it is read."""
+        self.reporter.message(f"loading base {self.plan.recipe.base}")
+        model = base.load_base(self.plan, self.accelerator.device)
+        if self.plan.recipe.train.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        return model
+
+    def evaluate_base(self, model: Any, dataset: Dataset) -> dict[str, Measurement]:
+        """Measure the bare base, where the recipe wants it."""
+        if not self.plan.recipe.train.evaluate_base:
+            return {}
+        self.reporter.message("measuring the bare base")
+        return self.evaluate(model, {}, dataset)
+
+    def inject(self, model: Any) -> dict[str, nn.Module]:
+        """Adapt the model; the seed is set before the adapter draws its start."""
+        seed_everything(self.plan.recipe.train.seed, step=-1)
+        layers = inject.inject(model, self.plan)
+        count = sum(parameter.numel() for parameter in inject.trainable_parameters(layers).values())
+        self.reporter.message(f"{len(layers)} linears adapted, {count:,} trainable parameters")
+        if missed := inject.unreachable_parameters(model, layers):
+            self.reporter.message(
+                f"no adapter reaches {len(missed)} weights that are not linears, such as {missed[0]}"
+            )
+        return layers
+
+    def train(
+        self, model: Any, layers: Mapping[str, nn.Module], dataset: Dataset, checkpoint: dict[str, Any] | None
+    ) -> None:
+        """Run the training loop.
+
+        Raises:
+            ResumeMismatch: The data changed since the checkpoint.
+        """
+        if checkpoint is not None and checkpoint["data"] != dataset.train_digest:
+            raise ResumeMismatch(
+                "the training rows are not those the run was started with",
+                fix="restore the data files, or start again into another 'out'",
+            )
+        around = train.Surroundings(
+            accelerator=self.accelerator,
+            folder=self.folder,
+            reporter=self.reporter,
+            tokenizer=self.tokenizer,
+            stamp={
+                "conditions": self.conditions,
+                "plan": self._document(),
+                "data": dataset.train_digest,
+            },
+            evaluate=lambda: self.evaluate(model, layers, dataset),
+        )
+        outcome = train.train(model, layers, self.plan, dataset, around, checkpoint)
+        self.tokens, self.steps, self.rank_pattern = outcome.tokens, outcome.steps, outcome.rank_pattern
+        self.peak_bytes = peaks()
+
+    def evaluate(
+        self, model: Any, layers: Mapping[str, nn.Module], dataset: Dataset
+    ) -> dict[str, Measurement]:
+        """Measure the model as it stands."""
+        return evaluate.evaluate(model, layers, self.plan, tokenizer=self.tokenizer, dataset=dataset)
+
+    def pack(
+        self,
+        model: Any,
+        layers: Mapping[str, nn.Module],
+        dataset: Dataset,
+        base_measurements: Mapping[str, Measurement],
+        measurements: Mapping[str, Measurement],
+    ) -> Manifest:
+        """Write the adapter directory."""
+        self.accelerator.end_training()
+        document = json.dumps(self._document()["recipe"], sort_keys=True).encode()
+        identity = identify_base(self.place)
+        recipe = self.plan.recipe
+        record = pack.RunRecord(
+            base=identity.model_copy(update={"repo": recipe.base, "revision": recipe.revision}),
+            dataset=dataset,
+            steps=self.steps,
+            tokens=self.tokens,
+            started_at=self.started_at,
+            versions=_versions(),
+            peak_bytes=self.peak_bytes,
+            recipe_digest=f"sha256:{hashlib.sha256(document).hexdigest()}",
+            base_measurements=base_measurements,
+            measurements=measurements,
+            rank_pattern=self.rank_pattern,
+        )
+        return pack.pack(model, layers, self.plan, record, self.folder.adapter)
+
+    def _document(self) -> dict[str, Any]:
+        return self.plan.as_document()
+
+
+def _compare_plans(stored: dict[str, Any], current: dict[str, Any]) -> None:
+    before, now = dict(_flat(stored)), dict(_flat(current))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key) and not any(key[: len(free)] == free for free in FREE_TO_CHANGE):
+            name = ".".join(key)
+            raise ResumeMismatch(
+                f"the run was started with {name} = {before.get(key)!r}, and now it is {now.get(key)!r}",
+                fix="restore that value, or start again into another 'out'",
+            )
+
+
+def _flat(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    if not isinstance(value, dict):
+        return [(path, value)]
+    return [entry for key, item in value.items() for entry in _flat(item, (*path, key))]
+
+
+def _versions() -> dict[str, str]:
+    found = {"edgelora": __version__}
+    for name in ("torch", "transformers", "bitsandbytes", "accelerate"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,34 @@
+"""Peak memory of a run: resident set, and the GPU's allocated and reserved bytes."""
+
+from __future__ import annotations
+
+import resource
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+
+def reset_peaks() -> None:
+    """Start measuring anew, where the operating system allows it."""
+    with suppress(OSError):  # only Linux, and not in every container
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peaks() -> dict[str, int]:
+    """Peaks in bytes since `reset_peaks`: ``rss``, and on a GPU ``cuda_allocated`` and ``cuda_reserved``."""
+    found = {"rss": _peak_rss()}
+    if torch.cuda.is_available():
+        found["cuda_allocated"] = torch.cuda.max_memory_allocated()
+        found["cuda_reserved"] = torch.cuda.max_memory_reserved()
+    return found
+
+
+def _peak_rss() -> int:
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

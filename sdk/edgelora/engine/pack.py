@@ -1,0 +1,271 @@
+"""From trained layers to an adapter directory with its manifest."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from edgelora.capabilities import Exportable
+from edgelora.card import model_card
+from edgelora.engine.data import Dataset
+from edgelora.engine.inject import adapter_tensors
+from edgelora.engine.peft_format import CONFIG_NAME, WEIGHTS_NAME, has_peft_form, peft_config, to_peft
+from edgelora.files import disk_full_is_an_error, fsync_dir, make_dirs
+from edgelora.manifest import (
+    MANIFEST_NAME,
+    Base,
+    Component,
+    DerivativeRef,
+    EvaluationEntry,
+    Identity,
+    Manifest,
+    PartRef,
+    PluginRef,
+    Runtime,
+    Security,
+    Task,
+    Training,
+    TrainingDataset,
+    describe_files,
+    manifest_bytes,
+    summarize_tensors,
+    tree_digest,
+)
+from edgelora.plan import Plan
+from edgelora.protocols import Measurement
+
+NATIVE_NAME = "edgelora.safetensors"
+"""Weights file of an adapter that stock PEFT cannot compute; without ``adapter_config.json`` it refuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What a manifest says about the run."""
+
+    base: Base
+    dataset: Dataset
+    steps: int
+    tokens: int
+    started_at: datetime
+    versions: Mapping[str, str]
+    peak_bytes: Mapping[str, int]
+    recipe_digest: str
+    base_measurements: Mapping[str, Measurement]
+    measurements: Mapping[str, Measurement]
+    rank_pattern: Mapping[str, int]
+
+
+def pack(
+    model: nn.Module, layers: Mapping[str, nn.Module], plan: Plan, record: RunRecord, folder: Path
+) -> Manifest:
+    """Write the adapter into ``folder``, which appears whole or not at all.
+
+    Where stock PEFT computes exactly the same on the declared base, the weights have PEFT's form and `apply`
+    reads that same file. Otherwise they are in ``edgelora.safetensors``.
+
+    Raises:
+        DiskFull: No space is left; an adapter that was there before is untouched.
+    """
+    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    with disk_full_is_an_error(folder):
+        make_dirs(staging)
+        try:
+            manifest = _write(staging, model, layers, plan, record)
+            _flush(staging)
+            _exchange(staging, folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return manifest
+
+
+def _write(
+    staging: Path, model: nn.Module, layers: Mapping[str, nn.Module], plan: Plan, record: RunRecord
+) -> Manifest:
+    peft = has_peft_form(layers)
+    config = peft_config(layers, model, plan, record.base.repo)
+    if peft:
+        _write_json(staging / CONFIG_NAME, config)
+        _save(to_peft(layers), staging / WEIGHTS_NAME)
+    else:
+        _save(_native(layers), staging / NATIVE_NAME)
+    component = _component(layers, plan, config if peft else None, record, sorted(os.listdir(staging)))
+    evaluation = _evaluation(record.base_measurements, "base") + _evaluation(record.measurements, "adapter")
+    card = model_card(
+        title=f"{plan.derivative} adapter for {record.base.repo}",
+        base=record.base,
+        component=component,
+        evaluation=evaluation,
+        license=plan.recipe.license,
+        languages=plan.recipe.languages,
+        peft=peft,
+    )
+    (staging / "README.md").write_text(card, encoding="utf-8")
+    files = describe_files(staging)
+    manifest = Manifest(
+        identity=Identity(
+            namespace="local",
+            name=_name(plan.recipe.out.name or plan.derivative),
+            version="0.1.0",
+            created_at=_moment(datetime.now(UTC)),
+            release_sequence=1,
+        ),
+        base=record.base,
+        components=(component,),
+        files=tuple(files),
+        tree_digest=tree_digest(files),
+        tensors=summarize_tensors(staging, files),
+        tasks=(Task(type="text-generation"),),
+        languages=plan.recipe.languages or None,
+        runtime=Runtime(edgelora=">=0.1,<2", peft=">=0.18" if peft else None),
+        training=_training(plan, record),
+        evaluation=evaluation or None,
+        license=plan.recipe.license,
+        security=Security(pickle=False),
+    )
+    (staging / MANIFEST_NAME).write_bytes(manifest_bytes(manifest))
+    return manifest
+
+
+def _native(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for site, layer in layers.items():
+        own = layer.export() if isinstance(layer, Exportable) else adapter_tensors({"": layer})
+        tensors |= {f"{site}.{name.removeprefix('.')}": tensor for name, tensor in own.items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    # Tensors that share memory would be refused; a clone of each is written.
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def _component(
+    layers: Mapping[str, nn.Module],
+    plan: Plan,
+    config: dict[str, Any] | None,
+    record: RunRecord,
+    files: list[str],
+) -> Component:
+    options = plan.parts["adapter"].options.model_dump(mode="json")
+    origin = plan.origin
+    shape = {"rankPattern": dict(record.rank_pattern), "targetModules": sorted(layers)}
+    if config is not None:
+        shape |= {
+            "r": config["r"],
+            "alpha": _alpha(config["lora_alpha"]),
+            "rankPattern": config["rank_pattern"],
+            "alphaPattern": {site: _alpha(alpha) for site, alpha in config["alpha_pattern"].items()},
+            "useRslora": False,
+        }
+    else:
+        shape |= {"r": options["rank"], "alpha": _alpha(options["alpha"])}
+    return Component(
+        id="main",
+        derivative=DerivativeRef(
+            name=plan.derivative,
+            paper=origin.derivative.paper or None,
+            plugin=PluginRef(name=origin.plugin, distribution=origin.distribution),
+        ),
+        parts={
+            kind: PartRef(
+                name=part.name,
+                plugin=part.plugin,
+                distribution=part.distribution,
+                version=part.version,
+                options=part.options.model_dump(mode="json"),
+            )
+            for kind, part in plan.parts.items()
+        },
+        config=shape,
+        files=tuple(files),
+        dtype="BF16" if plan.recipe.train.adapter_dtype == "bfloat16" else "F32",
+    )
+
+
+def _training(plan: Plan, record: RunRecord) -> Training:
+    settings = plan.recipe.train
+    return Training(
+        framework="edgelora",
+        seed=settings.seed,
+        steps=record.steps,
+        tokens=record.tokens,
+        hyperparameters=settings.model_dump(mode="json", exclude={"seed", "threads", "tensorboard"}),
+        datasets=(
+            TrainingDataset(
+                name=", ".join(source.path.name for source in plan.recipe.data) or "rows",
+                digest=record.dataset.train_digest,
+                rows=len(record.dataset.train),
+                held_out_digest=record.dataset.held_out_digest if record.dataset.held_out else None,
+            ),
+        ),
+        versions=dict(record.versions),
+        recipe_digest=record.recipe_digest,
+        peak_memory_bytes={_camel(name): value for name, value in record.peak_bytes.items()},
+        started_at=_moment(record.started_at),
+        finished_at=_moment(datetime.now(UTC)),
+    )
+
+
+def _evaluation(measurements: Mapping[str, Measurement], phase: str) -> tuple[EvaluationEntry, ...]:
+    return tuple(
+        EvaluationEntry(
+            metric=name,
+            value=measured.value,
+            n=measured.n,
+            low=measured.low if math.isfinite(measured.low) else None,
+            high=measured.high if math.isfinite(measured.high) else None,
+            phase=phase,
+            split_digest=measured.split_digest or None,
+        )
+        for name, measured in measurements.items()
+        if math.isfinite(measured.value)
+    )
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    fsync_dir(folder)
+
+
+def _exchange(staging: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(staging, folder)
+    fsync_dir(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _alpha(alpha: float) -> int | str:
+    return int(alpha) if float(alpha).is_integer() else format(alpha, ".17g")
+
+
+def _name(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:64] or "adapter"
+
+
+def _moment(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)

@@ -1,0 +1,142 @@
+"""The directory a run writes: its lock, plan, metrics, checkpoints and the adapter.
+
+out/plan.json                   the resolved plan
+out/metrics.jsonl               one line per optimizer step and evaluation
+out/checkpoints/step-000120.pt  everything needed to go on bitwise
+out/adapter/                    the packed adapter
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgelora.errors import CheckpointError, CheckpointNotFound, RunExists, RunLocked
+from edgelora.files import atomic_write, disk_full_is_an_error, fsync_dir, lock_if_free, make_dirs
+
+
+class RunFolder:
+    """One run's directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.plan = self.path / "plan.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.adapter = self.path / "adapter"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory for one process.
+
+        Raises:
+            RunLocked: Another process is training into it.
+        """
+        make_dirs(self.path)
+        with lock_if_free(self.path / ".lock") as free:
+            if not free:
+                raise RunLocked(
+                    f"another process is training into {self.path}",
+                    fix="wait for it, or choose another 'out': --set out=runs/second",
+                )
+            yield
+
+    def start(self, document: dict[str, Any], *, overwrite: bool) -> None:
+        """Begin a new run.
+
+        Raises:
+            RunExists: The directory holds a run, and ``overwrite`` is false.
+        """
+        held = [path for path in (self.adapter, self.checkpoints, self.metrics) if path.exists()]
+        if held and not overwrite:
+            raise RunExists(
+                f"{self.path} already holds a run ({', '.join(path.name for path in held)})",
+                fix="go on with it: --resume; replace it: --overwrite; or set another 'out'",
+            )
+        for path in held:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        atomic_write(self.plan, json.dumps(document, indent=2, sort_keys=True).encode() + b"\n")
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        with disk_full_is_an_error(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop the metrics of steps that will be taken again: those from ``step`` on."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+            with suppress(ValueError):  # a line cut short by a crash is dropped
+                if json.loads(line).get("step", -1) < step:
+                    kept.append(line)
+        atomic_write(self.metrics, "".join(kept).encode())
+
+    def save_checkpoint(self, step: int, state: dict[str, Any], *, keep: int) -> Path:
+        """Write a checkpoint so that it is whole or absent, then drop all but the newest ``keep``.
+
+        Raises:
+            DiskFull: No space is left; earlier checkpoints are untouched.
+        """
+        path = self.checkpoints / f"step-{step:06d}.pt"
+        with disk_full_is_an_error(path):
+            make_dirs(self.checkpoints)
+            temporary = self.checkpoints / f".{path.name}.{secrets.token_hex(4)}.tmp"
+            try:
+                _write(temporary, state)
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            fsync_dir(self.checkpoints)
+        for old in self._all_checkpoints()[:-keep]:
+            old.unlink()
+        return path
+
+    def latest_checkpoint(self) -> dict[str, Any]:
+        """The newest checkpoint.
+
+        Raises:
+            CheckpointNotFound: There is none.
+            CheckpointError: It cannot be read.
+        """
+        for leftover in self.checkpoints.glob(".*.tmp"):
+            leftover.unlink()
+        found = self._all_checkpoints()
+        if not found:
+            raise CheckpointNotFound(
+                f"{self.path} holds no checkpoint to resume from", fix="start the run without --resume"
+            )
+        try:
+            state: dict[str, Any] = torch.load(found[-1], map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise CheckpointError(
+                f"checkpoint {found[-1]} is damaged: {error}",
+                fix=f"delete it to resume from {found[-2].name}" if len(found) > 1 else "start the run again",
+            ) from error
+        return state
+
+    def _all_checkpoints(self) -> list[Path]:
+        return sorted(self.checkpoints.glob("step-*.pt"))
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    with path.open("xb") as file:
+        try:
+            torch.save(state, file)
+            file.flush()
+        except RuntimeError as error:
+            # torch's writer hides the operating system's error; writing again shows it.
+            file.write(bytes(1 << 16))
+            file.flush()
+            raise error
+        os.fsync(file.fileno())

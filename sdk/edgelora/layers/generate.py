@@ -1,0 +1,69 @@
+"""Greedy answers to many prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+@torch.no_grad()
+def greedy(
+    model: Any, tokenizer: Any, prompts: Sequence[str], *, max_new_tokens: int, batch_size: int = 64
+) -> list[str]:
+    """Continue each prompt with the likeliest token until the end of sequence.
+
+    Prompts are already rendered: no special token is added. Leaves the model's training mode and the global
+    random state as found.
+
+    Args:
+        model: A transformers causal language model.
+        tokenizer: Its tokenizer.
+        prompts: Any number; they are grouped by length.
+        max_new_tokens: Per prompt.
+        batch_size: Prompts generated at the same time.
+
+    Returns:
+        The continuations in the order of the prompts, without special tokens.
+    """
+    encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+    answers = [""] * len(encoded)
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            texts = _continue(model, tokenizer, [encoded[index] for index in chosen], max_new_tokens)
+            for index, text in zip(chosen, texts, strict=True):
+                answers[index] = text
+    finally:
+        for module in training:
+            module.training = True
+    return answers
+
+
+def _continue(model: Any, tokenizer: Any, rows: list[list[int]], max_new_tokens: int) -> list[str]:
+    longest = max(1, *(len(row) for row in rows))
+    pad = _pad_id(tokenizer)
+    device = model.get_input_embeddings().weight.device
+    ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=device)
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
+    produced = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        pad_token_id=pad,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return list(tokenizer.batch_decode(produced[:, longest:], skip_special_tokens=True))
+
+
+def _pad_id(tokenizer: Any) -> int:
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(token for token in ids if token is not None)
