@@ -1,0 +1,78 @@
+"""Folding an adapter into an unquantized copy of its base."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edgelora.engine.apply import Adapted, probe_logits
+from edgelora.errors import TargetExists
+from edgelora.files import disk_full_is_an_error, fsync_dir, make_dirs
+from edgelora.layers import FrozenLinear, merge_into
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a merge wrote."""
+
+    folder: Path
+    largest_difference: float
+    """Of a probe's logits before and after, absolute; rounding to the dtype written included."""
+
+
+def merge(adapted: Adapted, folder: Path, dtype: torch.dtype = torch.float32) -> Merged:
+    """Write a plain transformers model that computes what the adapted model computes.
+
+    Each weight is that of the base the adapter was trained on (dequantized, where that base was quantized) plus
+    the adapter's change, rounded once to ``dtype``. Nothing is written in four bits: requantizing would cost more
+    than a small adapter changes. ``adapted`` cannot be used afterwards.
+
+    Raises:
+        ExportUnsupported: The adapter cannot be folded into one weight per linear.
+        TargetExists: ``folder`` is there already.
+        DiskFull: No space is left; nothing stays behind.
+    """
+    if folder.exists():
+        raise TargetExists(f"{folder} exists already", fix="remove it, or pass another folder")
+    before = probe_logits(adapted.model)
+    _fold(adapted, dtype)
+    difference = float((probe_logits(adapted.model) - before).abs().max())
+    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    with disk_full_is_an_error(folder):
+        make_dirs(staging)
+        try:
+            adapted.model.save_pretrained(staging)
+            adapted.tokenizer.save_pretrained(staging)
+            os.rename(staging, folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        fsync_dir(folder.parent)
+    return Merged(folder, difference)
+
+
+@torch.no_grad()
+def _fold(adapted: Adapted, dtype: torch.dtype) -> None:
+    model = adapted.model
+    for site, layer in adapted.layers.items():
+        base = next(part for part in layer.modules() if isinstance(part, FrozenLinear))
+        weight = merge_into(layer, base.dequantize(dtype=torch.float32), site)
+        model.set_submodule(site, _linear(weight.to(dtype), base.bias))
+    for name, module in list(model.named_modules()):
+        if isinstance(module, FrozenLinear):
+            model.set_submodule(name, _linear(module.dequantize(dtype=dtype), module.bias))
+    model.to(dtype)
+    model.config.dtype = dtype
+
+
+def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
+    return linear

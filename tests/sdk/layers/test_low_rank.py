@@ -1,0 +1,95 @@
+"""The low-rank layer against LoRA's equation written out."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from edgelora.capabilities import Additive, LowRank
+from edgelora.errors import ExportUnsupported
+from edgelora.layers import FrozenLinear, LowRankLinear, merge_into
+from edgelora.protocols import Site
+
+
+def layer_of(rank=4, alpha=8.0, dropout=0.0, bias=True, seed=0):
+    torch.manual_seed(seed)
+    base = FrozenLinear.of(nn.Linear(32, 16, bias=bias))
+    site = Site(name="a.q_proj", depth=0, kind="q_proj", rank=rank, alpha=alpha)
+    return LowRankLinear(base, site, dropout=dropout)
+
+
+def trained(**options):
+    layer = layer_of(**options)
+    nn.init.normal_(layer.lora_B)
+    return layer
+
+
+def test_training_starts_at_the_base():
+    layer, x = layer_of(), torch.randn(3, 32)
+    assert torch.equal(layer(x), layer.base(x))
+
+
+def test_output_is_the_equation():
+    layer, x = trained(), torch.randn(2, 5, 32)
+    naive = layer.base(x) + 8.0 / 4 * x @ layer.lora_A.T @ layer.lora_B.T
+    assert torch.allclose(layer(x), naive, atol=1e-5)
+
+
+def test_merged_weight_gives_the_same_output():
+    layer, x = trained(), torch.randn(3, 32)
+    merged = nn.functional.linear(x, merge_into(layer, layer.base.dequantize()), layer.base.bias)
+    assert torch.allclose(layer(x), merged, atol=1e-5)
+
+
+def test_change_has_at_most_the_rank():
+    layer = trained(rank=3)
+    A, B, scaling = layer.factors()
+    assert torch.linalg.matrix_rank(scaling * B @ A) <= 3
+
+
+def test_parameters_are_rank_times_in_plus_out():
+    layer = layer_of(rank=4)
+    assert sum(p.numel() for p in layer.parameters() if p.requires_grad) == 4 * (32 + 16)
+
+
+def test_only_the_factors_get_gradients():
+    layer = trained()
+    layer(torch.randn(3, 32)).sum().backward()
+    assert {name for name, p in layer.named_parameters() if p.grad is not None} == {"lora_A", "lora_B"}
+
+
+def test_A_starts_uniform_within_one_over_root_in():
+    layer = layer_of(rank=16)
+    assert layer.lora_A.abs().max() <= 1 / math.sqrt(32)
+    assert layer.lora_A.std().item() == pytest.approx(1 / math.sqrt(3 * 32), rel=0.1)
+
+
+def test_dropout_acts_on_the_branch_only_and_only_in_training():
+    layer, x = trained(dropout=0.5), torch.randn(64, 32)
+    assert torch.equal(layer.eval()(x), layer(x))
+    torch.manual_seed(0)
+    dropped = layer.train()(x)
+    assert not torch.allclose(dropped, layer.eval()(x))
+    nn.init.zeros_(layer.lora_B)
+    assert torch.equal(layer.train()(x), layer.base(x))
+
+
+@pytest.mark.parametrize("adapter", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("base", [torch.float32, torch.bfloat16])
+def test_output_keeps_the_dtype_of_the_input(adapter, base):
+    layer = trained()
+    layer.base.to(base)
+    layer.lora_A.data, layer.lora_B.data = layer.lora_A.data.to(adapter), layer.lora_B.data.to(adapter)
+    assert layer(torch.randn(2, 32, dtype=base)).dtype == base
+
+
+def test_it_has_the_abilities_its_plugin_declares():
+    assert isinstance(layer_of(), LowRank)
+    assert isinstance(layer_of(), Additive)
+
+
+def test_a_layer_that_cannot_be_merged_is_refused_by_name():
+    with pytest.raises(ExportUnsupported, match=r"a\.q_proj is a Linear, which cannot be folded") as caught:
+        merge_into(nn.Linear(2, 2), torch.zeros(2, 2), "a.q_proj")
+    assert "--adapter" in caught.value.fix
