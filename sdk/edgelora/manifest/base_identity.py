@@ -1,0 +1,182 @@
+"""Which base model a folder holds: the digests that an adapter's manifest records and `apply` compares."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from edgelora.errors import EdgeloraError, MissingFile, ModelError
+from edgelora.manifest.base import Base, BaseFile
+from edgelora.manifest.canonical_json import canonical_json
+from edgelora.manifest.paths import check_path
+from edgelora.manifest.tensor_digest import HashedFile, digest_of_tensors, hash_weights
+
+SINGLE_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+_REWRITTEN_ON_SAVE = frozenset({"transformers_version", "_name_or_path", "torch_dtype", "dtype"})
+_TOKENIZER_PARTS = ("merges.txt", "spiece.model", "tokenizer.model", "vocab.json", "vocab.txt")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def identify_base(
+    folder: Path, *, repo: str | None = None, revision: str | None = None, rehash: bool = False
+) -> Base:
+    """Describe the base model in a folder, reading each weights file once.
+
+    Args:
+        folder: With ``config.json`` and safetensors weights; a snapshot of the Hub's cache will do.
+        repo: Its name for people; the folder's name, or the cached repository's, where not given.
+        revision: The commit it was fetched at, where known.
+        rehash: Ignore cached digests.
+
+    Raises:
+        MissingFile: There is no such folder.
+        ModelError: Files are missing, unreadable or only pickles.
+        TensorFileError: A weights file is malformed.
+    """
+    if not folder.is_dir():
+        raise MissingFile(f"there is no base model folder {folder}", fix="pass the folder of a base model")
+    cached_repo, cached_revision = _cached_name(folder)
+    files = {name: hash_weights(folder / name, rehash=rehash) for name in weights_files(folder)}
+    _check_index(folder, files)
+    config_bytes = _read(folder / "config.json")
+    config = _object(config_bytes, folder / "config.json")
+    weights = tuple(BaseFile(path=name, size=file.size, sha256=file.sha256) for name, file in files.items())
+    return Base(
+        repo=repo or cached_repo or folder.resolve().name or str(folder),
+        revision=revision or cached_revision,
+        architecture=_architecture(config, folder),
+        tensors_digest=digest_of_tensors(files),
+        weights=weights,
+        config_digest=_digest(config_bytes),
+        config_semantic_digest=_semantic_digest(config),
+        tokenizer_digest=_tokenizer_digest(folder),
+        chat_template_digest=_chat_template_digest(folder),
+    )
+
+
+def weights_files(folder: Path) -> list[str]:
+    """The safetensors files of a base model, in order: ``model.safetensors``, or those its index names.
+
+    Raises:
+        ModelError: There are none, or the index is wrong.
+    """
+    if (folder / SINGLE_NAME).is_file():
+        return [SINGLE_NAME]
+    if (folder / INDEX_NAME).is_file():
+        names = sorted(set(_weight_map(folder).values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing or not names:
+            raise ModelError(
+                f"{folder / INDEX_NAME} names {missing[0] if missing else 'no file'}, which is not there",
+                fix="fetch the base model again, completely",
+            )
+        return names
+    pickles = sorted(path.name for path in folder.glob("*.bin")) + sorted(
+        path.name for path in folder.glob("*.pt*")
+    )
+    if pickles:
+        raise ModelError(
+            f"{folder} holds weights only as pickles ({pickles[0]}), which can run code when loaded",
+            fix="fetch the safetensors form, or convert it on a machine you can afford to lose",
+        )
+    raise ModelError(
+        f"{folder} holds neither {SINGLE_NAME} nor {INDEX_NAME}", fix="pass the folder of a base model"
+    )
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    path = folder / INDEX_NAME
+    weight_map = _object(_read(path), path).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ModelError(f"{path} has no weight_map of file names", fix="fetch the base model again")
+    for name in set(weight_map.values()):
+        try:
+            check_path(name)
+        except EdgeloraError as error:
+            raise ModelError(f"{path}: {error.problem}", fix="do not use this base model") from error
+    return weight_map
+
+
+def _check_index(folder: Path, files: dict[str, HashedFile]) -> None:
+    if list(files) == [SINGLE_NAME]:
+        return
+    for name, file in _weight_map(folder).items():
+        if name not in files[file].tensors:
+            raise ModelError(
+                f"{folder / INDEX_NAME} places {name!r} in {file}, which does not hold it",
+                fix="fetch the base model again, completely",
+            )
+
+
+def _cached_name(folder: Path) -> tuple[str | None, str | None]:
+    if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name):
+        kind, *names = folder.parent.parent.name.split("--")
+        return ("/".join(names) if kind == "models" and names else None), folder.name
+    return None, None
+
+
+def _architecture(config: dict[str, Any], folder: Path) -> str:
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else config.get("model_type")
+    if not isinstance(name, str) or not name:
+        raise ModelError(
+            f"{folder / 'config.json'} names neither architectures nor model_type",
+            fix="fetch the base model again, or add 'architectures' to its config.json",
+        )
+    return name
+
+
+def _semantic_digest(config: dict[str, Any]) -> str | None:
+    try:
+        return _digest(canonical_json(_without_rewritten(config)))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _without_rewritten(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_rewritten(item) for key, item in value.items() if key not in _REWRITTEN_ON_SAVE}
+    return [_without_rewritten(item) for item in value] if isinstance(value, list) else value
+
+
+def _tokenizer_digest(folder: Path) -> str | None:
+    if (folder / "tokenizer.json").is_file():
+        return _digest(_read(folder / "tokenizer.json"))
+    parts = [name for name in _TOKENIZER_PARTS if (folder / name).is_file()]
+    lines = [f"{hashlib.sha256(_read(folder / name)).hexdigest()} {name}\n" for name in parts]
+    return _digest("".join(["edgelora-tokenizer-v1\n", *lines]).encode()) if lines else None
+
+
+def _chat_template_digest(folder: Path) -> str | None:
+    if (folder / "chat_template.jinja").is_file():
+        return _digest(_read(folder / "chat_template.jinja"))
+    path = folder / "tokenizer_config.json"
+    template = _object(_read(path), path).get("chat_template") if path.is_file() else None
+    return _digest(template.encode("utf-8", "surrogatepass")) if isinstance(template, str) else None
+
+
+def _object(data: bytes, path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not JSON: {error}", fix="fetch the base model again") from error
+    if not isinstance(document, dict):
+        raise ModelError(f"{path} holds no JSON object", fix="fetch the base model again")
+    return document
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"{path} cannot be read: {error.strerror}", fix="fetch the base model again"
+        ) from error
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"

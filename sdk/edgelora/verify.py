@@ -1,0 +1,201 @@
+"""Does an adapter directory hold exactly what its manifest says, and nothing that could do harm?
+
+No torch, no network, and no trust in the content: a directory made by an enemy gives findings, never an
+exception of another kind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Literal
+
+from edgelora.errors import (
+    DigestMismatch,
+    EdgeloraError,
+    FileSetMismatch,
+    ManifestError,
+    MissingFile,
+    UnsafeFile,
+    every_error,
+)
+from edgelora.manifest.models import MANIFEST_NAME, SAFETENSORS_TYPE, FileEntry, Manifest, is_unlisted
+from edgelora.manifest.paths import check_path
+from edgelora.manifest.pickles import HEAD_BYTES, is_program, reason_to_refuse
+from edgelora.manifest.reader import MAX_MANIFEST_BYTES, parse_manifest
+from edgelora.manifest.tensors import TensorEntry, header_of, summary_of
+from edgelora.manifest.tree import kind_of, walk
+
+Severity = Literal["error", "warning"]
+_FETCH_AGAIN = "fetch the adapter again; if it is yours, pack it again"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong with an adapter directory."""
+
+    id: str
+    """Of the error that `check` raises for it."""
+    path: str
+    """Inside the directory; empty for the directory itself."""
+    problem: str
+    severity: Severity = "error"
+    fix: str = _FETCH_AGAIN
+
+
+def verify(folder: Path) -> list[Finding]:
+    """Everything that is wrong with an adapter directory, the manifest first; empty if it is sound."""
+    return _inspect(folder)[1]
+
+
+def check(folder: Path) -> Manifest:
+    """The manifest of a sound adapter directory.
+
+    Raises:
+        EdgeloraError: The first finding of severity ``error``, as the class of its id: ``MissingFile``,
+            ``ManifestError``, ``PathError``, ``UnsafeFile``, ``FileSetMismatch``, ``DigestMismatch``, …
+    """
+    manifest, findings = _inspect(folder)
+    for finding in findings:
+        if finding.severity == "error":
+            kind = next(kind for kind in every_error() if kind.id == finding.id)
+            raise kind(finding.problem, fix=finding.fix)
+    if manifest is None:
+        raise ManifestError(f"{folder} holds no readable manifest", fix=_FETCH_AGAIN)
+    return manifest
+
+
+def _inspect(folder: Path) -> tuple[Manifest | None, list[Finding]]:
+    try:
+        manifest = _manifest_of(folder)
+    except EdgeloraError as error:
+        return None, [_finding(MANIFEST_NAME if folder.is_dir() else "", error)]
+    try:
+        return manifest, list(_findings(folder, manifest))
+    except OSError as error:
+        problem = FileSetMismatch(f"{folder} cannot be listed: {error.strerror}", fix="make it readable")
+        return manifest, [_finding("", problem)]
+
+
+def _manifest_of(folder: Path) -> Manifest:
+    if not folder.is_dir():
+        raise MissingFile(f"there is no adapter directory {folder}", fix="pass the folder of an adapter")
+    path = folder / MANIFEST_NAME
+    try:
+        with _open_regular(path) as file:
+            data = file.read(MAX_MANIFEST_BYTES + 1)
+    except FileNotFoundError as error:
+        raise ManifestError(
+            f"{folder} holds no {MANIFEST_NAME}", fix="pass the folder of an edgelora adapter"
+        ) from error
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read: {error.strerror}", fix=_FETCH_AGAIN) from error
+    return parse_manifest(data, str(path))
+
+
+def _findings(folder: Path, manifest: Manifest) -> Iterator[Finding]:
+    listed = {entry.path: entry for entry in manifest.files}
+    present: dict[str, os.DirEntry[str]] = dict(walk(folder))
+    for path in sorted(listed.keys() - present.keys()):
+        problem = f"{path} is listed in the manifest and not there"
+        yield _finding(path, FileSetMismatch(problem, fix=_FETCH_AGAIN))
+    yield from _name_findings(present, listed)
+    headers = []
+    for path, found in sorted(present.items()):
+        if path == MANIFEST_NAME or not found.is_file(follow_symlinks=False):
+            continue
+        try:
+            header = _inspect_file(Path(found.path), path, listed.get(path))
+        except EdgeloraError as error:
+            yield _finding(path, error)
+        else:
+            headers += [header] if header is not None and path in listed else []
+        if is_program(path):
+            problem = f"{path} is code; edgelora never runs it"
+            unsafe = UnsafeFile(problem, fix="remove it if nobody needs it")
+            yield _finding(path, unsafe, severity="warning")
+    yield from _summary_findings(manifest, headers)
+
+
+def _name_findings(present: dict[str, os.DirEntry[str]], listed: dict[str, FileEntry]) -> Iterator[Finding]:
+    for path, found in sorted(present.items()):
+        try:
+            check_path(path)
+        except EdgeloraError as error:
+            yield _finding(path, error)
+            continue
+        if not found.is_file(follow_symlinks=False):
+            problem = f"{path} is {kind_of(found)}; an adapter holds regular files only"
+            yield _finding(path, UnsafeFile(problem, fix="replace it by a regular file, or remove it"))
+        elif path not in listed and not is_unlisted(path):
+            problem = f"{path} is not listed in the manifest"
+            yield _finding(path, FileSetMismatch(problem, fix="remove it, or pack the adapter again"))
+
+
+def _inspect_file(place: Path, path: str, entry: FileEntry | None) -> dict[str, TensorEntry] | None:
+    try:
+        with _open_regular(place) as file:
+            if entry is not None:
+                _compare(file, entry)
+            return _judge(file, path, entry)
+    except OSError as error:
+        raise FileSetMismatch(f"{path} cannot be read: {error.strerror}", fix="make it readable") from error
+
+
+def _compare(file: BufferedReader, entry: FileEntry) -> None:
+    size = os.fstat(file.fileno()).st_size
+    if size != entry.size:
+        raise DigestMismatch(
+            f"{entry.path} has {size} bytes, and the manifest says {entry.size}", fix=_FETCH_AGAIN
+        )
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != entry.sha256:
+        raise DigestMismatch(
+            f"{entry.path} has the sha256 {sha256}, and the manifest says {entry.sha256}", fix=_FETCH_AGAIN
+        )
+
+
+def _judge(file: BufferedReader, path: str, entry: FileEntry | None) -> dict[str, TensorEntry] | None:
+    if path.lower().endswith(".safetensors") or (entry and entry.media_type == SAFETENSORS_TYPE):
+        return header_of(file, path)
+    file.seek(0)
+    reason = reason_to_refuse(path, file.read(HEAD_BYTES))
+    if reason:
+        raise UnsafeFile(f"{path} is refused: {reason}", fix="publish weights as safetensors, and drop it")
+    return None
+
+
+def _summary_findings(manifest: Manifest, headers: list[dict[str, TensorEntry]]) -> Iterator[Finding]:
+    weights = [entry for entry in manifest.files if entry.media_type == SAFETENSORS_TYPE]
+    if manifest.tensors is None or len(headers) != len(weights):
+        return
+    actual = summary_of(headers)
+    if (actual.count, actual.bytes, actual.keys_digest) != (
+        manifest.tensors.count,
+        manifest.tensors.bytes,
+        manifest.tensors.keys_digest,
+    ):
+        problem = (
+            f"the manifest's tensors say {manifest.tensors.count} tensors of {manifest.tensors.bytes} bytes "
+            f"({manifest.tensors.keys_digest}), and the weights give {actual.count} of {actual.bytes} "
+            f"({actual.keys_digest})"
+        )
+        yield _finding(MANIFEST_NAME, DigestMismatch(problem, fix=_FETCH_AGAIN))
+
+
+def _open_regular(path: Path) -> BufferedReader:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnsafeFile(f"{path} is no regular file", fix="replace it by a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def _finding(path: str, error: EdgeloraError, *, severity: Severity = "error") -> Finding:
+    shown = path.encode("utf-8", "backslashreplace").decode()
+    return Finding(error.id, shown, error.problem, severity, error.fix)
