@@ -1,0 +1,166 @@
+"""The plan: a recipe resolved against the installed plugins. Torch is imported only when a part is built."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from edgelora.errors import (
+    CombinationError,
+    PartNotFound,
+    PlanError,
+    PluginMissing,
+)
+from edgelora.part_choice import choose_evaluators, choose_part
+from edgelora.parts import Kind
+from edgelora.plan_text import describe_plan
+from edgelora.planned_part import PlannedPart, plan_part
+from edgelora.plugin_status import FoundDerivative, FoundPart
+from edgelora.recipe import PartChoice, Recipe
+from edgelora.registry import Registry
+
+SINGLE_KINDS: tuple[Kind, ...] = ("quantizer", "adapter", "rank_scheduler", "loss_combiner")
+"""The kinds a plan has exactly one part of; evaluators may be many."""
+
+Found = TypeVar("Found", FoundPart, FoundDerivative)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that will be done, with what, and from which plugin.
+
+    Attributes:
+        recipe: What was asked for.
+        derivative: Name of the derivative.
+        origin: ``plugin``, ``distribution`` and ``version`` the derivative comes from.
+        parts: One part of each of ``SINGLE_KINDS``.
+        evaluators: In the order they run.
+        tasks: Names of the tasks, in the order of ``task_ids``; ``("main",)`` where there are no data.
+    """
+
+    recipe: Recipe
+    derivative: str
+    origin: FoundDerivative
+    parts: Mapping[Kind, PlannedPart]
+    evaluators: tuple[PlannedPart, ...]
+    tasks: tuple[str, ...]
+
+    def build(self, kind: Kind) -> Any:
+        """Build the part of a kind; see `edgelora.planned_part.PlannedPart.build`."""
+        return self.parts[kind].build()
+
+    def describe(self) -> str:
+        """What will be done with what, for people, in several lines."""
+        return describe_plan(self)
+
+    def as_document(self) -> dict[str, Any]:
+        """JSON values from which `plan_from_document` makes an equal plan."""
+        return {
+            "format": 1,
+            "derivative": {
+                "name": self.derivative,
+                "plugin": self.origin.plugin,
+                "distribution": self.origin.distribution,
+                "version": self.origin.version,
+            },
+            "parts": {kind: part.as_document() for kind, part in self.parts.items()},
+            "evaluators": [evaluator.as_document() for evaluator in self.evaluators],
+            "tasks": list(self.tasks),
+            "recipe": self.recipe.model_dump(mode="json"),
+        }
+
+
+def make_plan(recipe: Recipe, registry: Registry) -> Plan:
+    """Resolve all names of a recipe, validate all options, and refuse parts that cannot work together.
+
+    Raises:
+        PartNotFound: A name is offered by no plugin that works.
+        AmbiguousPart: A bare name is offered by several.
+        OptionsError: A part refuses its options.
+        CombinationError: A chosen part refuses another.
+        PlanError: The recipe leaves something open, or lists an evaluator twice.
+        PluginBug: A part breaks a rule of its hook.
+    """
+    origin = registry.derivative(recipe.derivative)
+    given: dict[Kind, PartChoice | None] = {
+        "quantizer": recipe.quantizer,
+        "adapter": recipe.adapter,
+        "rank_scheduler": recipe.rank_scheduler,
+        "loss_combiner": recipe.loss_combiner,
+    }
+    parts = {kind: choose_part(kind, given[kind], origin, registry) for kind in SINGLE_KINDS}
+    evaluators = choose_evaluators(recipe, origin, registry)
+    _check_combination((*parts.values(), *evaluators))
+    return Plan(
+        recipe=recipe,
+        derivative=origin.derivative.name,
+        origin=origin,
+        parts=MappingProxyType(parts),
+        evaluators=evaluators,
+        tasks=tuple(dict.fromkeys(source.task for source in recipe.data)) or ("main",),
+    )
+
+
+def plan_from_document(document: Mapping[str, Any], registry: Registry) -> Plan:
+    """Rebuild a plan from `Plan.as_document`, with the plugins that are installed now.
+
+    Raises:
+        PlanError: The document is not one of a plan.
+        PluginMissing: A part's plugin is not installed or does not load.
+        OptionsError: The installed version of a part refuses the options.
+    """
+    try:
+        recipe = Recipe.model_validate(document["recipe"])
+        stated = document["derivative"]
+        origin = _installed("derivative", stated, registry.derivative)
+        parts = {kind: part_from_document(kind, document["parts"][kind], registry) for kind in SINGLE_KINDS}
+        evaluators = tuple(part_from_document("evaluator", each, registry) for each in document["evaluators"])
+        tasks = tuple(document["tasks"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise PlanError(
+            f"the document is not one of a plan: {type(error).__name__}: {error}",
+            fix="write it with Plan.as_document, or make the plan from its recipe again",
+        ) from error
+    _check_combination((*parts.values(), *evaluators))
+    return Plan(recipe, origin.derivative.name, origin, MappingProxyType(parts), evaluators, tasks)
+
+
+def part_from_document(kind: Kind, document: Mapping[str, Any], registry: Registry) -> PlannedPart:
+    """Rebuild one part from `PlannedPart.as_document`, as manifests and checkpoints hold it.
+
+    Raises:
+        PluginMissing: Its plugin is not installed or does not load; the message names the distribution.
+        OptionsError: The installed version of the part refuses the options.
+    """
+    found = _installed(kind, document, lambda name: registry.part(kind, name))
+    return plan_part(found, document["options"])
+
+
+def _installed(what: str, document: Mapping[str, Any], look_up: Callable[[str], Found]) -> Found:
+    name = f"{document['plugin']}:{document['name']}"
+    try:
+        return look_up(name)
+    except PartNotFound as error:
+        distribution, version = document["distribution"], document["version"]
+        raise PluginMissing(
+            f"{what.replace('_', ' ')} {name!r} of {distribution} {version} is needed: {error.problem}",
+            fix=f"if you trust it, install it: pip install '{distribution}=={version}'",
+        ) from error
+
+
+def _check_combination(parts: Iterable[PlannedPart]) -> None:
+    for part, other in itertools.permutations(parts, 2):
+        for refused in (f"{other.kind}:{other.name}", f"{other.kind}:{other.plugin}:{other.name}"):
+            if refused in part.part.refuses:
+                raise CombinationError(
+                    f"{_words(part)} cannot work with {_words(other)}: {part.part.refuses[refused]}",
+                    fix=f"choose another {other.kind.replace('_', ' ')}, or another "
+                    f"{part.kind.replace('_', ' ')}; see: edgelora plugins list",
+                )
+
+
+def _words(part: PlannedPart) -> str:
+    return f"{part.kind.replace('_', ' ')} {part.name!r}"

@@ -1,0 +1,72 @@
+"""A plan in words, as ``edgelora plan`` prints it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from edgelora.planned_part import PlannedPart
+
+if TYPE_CHECKING:
+    from edgelora.plan import Plan
+    from edgelora.recipe import DataSource, TrainSettings
+
+_LABEL_WIDTH = 16
+
+
+def describe_plan(plan: Plan) -> str:
+    """One line per decision: the method, the base, each part with the options that were changed, the data."""
+    derivative = plan.origin.derivative
+    about = "; ".join(text for text in (derivative.summary, derivative.paper) if text)
+    origin = f"from {plan.origin.plugin}, {plan.origin.distribution} {plan.origin.version}"
+    lines = [
+        _line("derivative", f"{plan.derivative} ({origin})" + (f": {about}" if about else "")),
+        _line("base", plan.recipe.base + (f" @ {plan.recipe.revision}" if plan.recipe.revision else "")),
+    ]
+    lines += [_line(kind.replace("_", " "), _part(part)) for kind, part in plan.parts.items()]
+    lines += _many("evaluators", [_part(evaluator) for evaluator in plan.evaluators])
+    lines += _many("data", [_source(source) for source in plan.recipe.data])
+    lines.append(_line("tasks", ", ".join(plan.tasks)))
+    lines.append(_line("train", _training(plan.recipe.train)))
+    if plan.recipe.skip_modules:
+        lines.append(_line("not quantized", ", ".join(plan.recipe.skip_modules)))
+    if plan.recipe.past:
+        lines += _many("past", list(plan.recipe.past))
+    lines.append(_line("out", str(plan.recipe.out)))
+    return "\n".join(lines)
+
+
+def _line(label: str, text: str) -> str:
+    return f"{label:<{_LABEL_WIDTH}}{text}"
+
+
+def _many(label: str, texts: list[str]) -> list[str]:
+    if not texts:
+        return [_line(label, "none")]
+    return [_line(label if index == 0 else "", text) for index, text in enumerate(texts)]
+
+
+def _part(part: PlannedPart) -> str:
+    changed = ", ".join(
+        f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in part.changed_options.items()
+    )
+    name = f"{part.name} (from {part.plugin}, {part.distribution} {part.version})"
+    return f"{name}: {changed}" if changed else name
+
+
+def _source(source: DataSource) -> str:
+    held_out = f", {source.held_out:.1%} held out" if source.held_out else ""
+    return f"{source.path} as task {source.task}, format {source.format}{held_out}"
+
+
+def _training(train: TrainSettings) -> str:
+    if train.max_steps is not None:
+        length = f"{train.max_steps} steps"
+    elif train.epochs is not None:
+        length = f"{train.epochs:g} epochs"
+    else:
+        length = "one epoch"
+    return (
+        f"{length} of {train.batch_size} rows × {train.accumulation}, {train.optimizer} at "
+        f"{train.learning_rate:g} {train.schedule}, at most {train.max_length} tokens, seed {train.seed}"
+    )
