@@ -1,0 +1,157 @@
+"""The stores a user has given names to: ``stores.yaml`` in the configuration directory."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from edgelora.errors import StoreError, StoreNotFound
+from edgelora.files import atomic_write, exclusive_lock
+from edgelora.locations import config_dir, home
+from edgelora.store.reference import check_store_name
+
+LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """Names of stores and their addresses. ``local`` is always there: a mirror below ``home()``."""
+
+    stores: dict[str, str] = field(default_factory=dict)
+    """As configured, without ``local`` unless the user moved it."""
+    default: str = LOCAL
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Every name that can be used, sorted."""
+        return dict(sorted({LOCAL: f"file://{home() / 'mirror'}", **self.stores}.items()))
+
+    def address_of(self, name: str) -> str:
+        """Where a named store is.
+
+        Raises:
+            StoreNotFound: No store has this name; says which have.
+        """
+        addresses = self.addresses
+        if name in addresses:
+            return addresses[name]
+        near = difflib.get_close_matches(name, addresses, n=1)
+        known = f"did you mean {near[0]}?" if near else f"use one of {', '.join(addresses)}"
+        raise StoreNotFound(
+            f"no store is named {name!r}", fix=f"{known} or add it: edgelora stores add {name} ADDRESS"
+        )
+
+
+def read_store_config() -> StoreConfig:
+    """The configured stores.
+
+    Raises:
+        StoreError: ``stores.yaml`` is not what ``edgelora stores`` writes.
+    """
+    path = _path()
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return StoreConfig()
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise _unreadable(path, str(error)) from error
+    return _from_document(path, document)
+
+
+def add_store(name: str, address: str) -> StoreConfig:
+    """Name a store. A plain path becomes a ``file://`` address.
+
+    Raises:
+        StoreError: The name is taken by another address, or the address is of an unknown kind.
+    """
+    check_store_name(name)
+    address = normal_address(address)
+    with exclusive_lock(_path().with_suffix(".lock")):
+        config = read_store_config()
+        taken = config.stores.get(name, address)
+        if taken != address:
+            raise StoreError(
+                f"the store {name} is {taken} already",
+                fix=f"choose another name, or first: edgelora stores remove {name}",
+            )
+        return _write(replace(config, stores={**config.stores, name: address}))
+
+
+def remove_store(name: str) -> StoreConfig:
+    """Forget a store's name. What lies in the store stays."""
+    with exclusive_lock(_path().with_suffix(".lock")):
+        config = read_store_config()
+        config.address_of(name)
+        if name not in config.stores:
+            raise StoreError(
+                f"the store {name} is built in", fix="choose another default instead of removing it"
+            )
+        stores = {known: address for known, address in config.stores.items() if known != name}
+        default = LOCAL if config.default == name else config.default
+        return _write(StoreConfig(stores=stores, default=default))
+
+
+def set_default_store(name: str) -> StoreConfig:
+    """Let references that name no store mean this one."""
+    with exclusive_lock(_path().with_suffix(".lock")):
+        config = read_store_config()
+        config.address_of(name)
+        return _write(replace(config, default=name))
+
+
+def normal_address(address: str) -> str:
+    """A store's address in one spelling: ``file:///srv/mirror``, ``https://host``, ``hf://``.
+
+    Raises:
+        StoreError: It is of an unknown kind, or not complete.
+    """
+    if "://" not in address:
+        return f"file://{Path(address).expanduser().absolute()}"
+    parts = urlsplit(address)
+    if address.startswith("file:///"):
+        return address.rstrip("/") if address != "file:///" else address
+    if parts.scheme in ("http", "https") and parts.netloc and "@" not in parts.netloc:
+        return address.rstrip("/")
+    if address == "hf://":
+        return address
+    raise StoreError(
+        f"{address!r} is not the address of a store",
+        fix="write a directory, file:///srv/mirror, https://host or hf://, without a password in it",
+    )
+
+
+def _path() -> Path:
+    return config_dir() / "stores.yaml"
+
+
+def _write(config: StoreConfig) -> StoreConfig:
+    document = {"default": config.default, "stores": dict(sorted(config.stores.items()))}
+    atomic_write(_path(), yaml.safe_dump(document, sort_keys=True).encode())
+    return config
+
+
+def _from_document(path: Path, document: Any) -> StoreConfig:
+    if document is None:
+        return StoreConfig()
+    if not isinstance(document, dict) or set(document) - {"default", "stores"}:
+        raise _unreadable(path, "it may hold 'default' and 'stores', nothing else")
+    stores = document.get("stores") or {}
+    default = document.get("default", LOCAL)
+    if not isinstance(stores, dict) or not isinstance(default, str):
+        raise _unreadable(path, "'stores' is a mapping of names to addresses, 'default' is a name")
+    for name, address in stores.items():
+        if not isinstance(name, str) or not isinstance(address, str):
+            raise _unreadable(path, f"store {name!r} needs a name and an address")
+        check_store_name(name)
+    return StoreConfig({name: normal_address(address) for name, address in stores.items()}, default)
+
+
+def _unreadable(path: Path, problem: str) -> StoreError:
+    return StoreError(
+        f"{path} cannot be read: {problem}", fix="correct it, or delete it and add the stores again"
+    )

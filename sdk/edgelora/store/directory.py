@@ -1,0 +1,262 @@
+"""A store in a directory: content-addressed, crash-safe, for many writers on one local file system.
+
+The layout is spec/v1/mirror.md. ``flock`` orders the writers, so the directory must not be on a network
+file system that does not honour it; reading needs no lock and works from read-only media.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime
+from io import FileIO
+from pathlib import Path
+from typing import BinaryIO
+
+from edgelora.confined import open_regular, read_regular
+from edgelora.errors import (
+    FileSetMismatch,
+    MissingFile,
+    PublishRaced,
+    ReferenceFormError,
+    StoreError,
+    StoreNotFound,
+    VersionExists,
+)
+from edgelora.files import disk_full_is_an_error, exclusive_lock, make_dirs
+from edgelora.store.blobs import BlobPool, blob_path
+from edgelora.store.fsck import Report, check_mirror
+from edgelora.store.missing import no_adapter, no_version
+from edgelora.store.protocol import Publication, Snapshot, StoredFile
+from edgelora.store.records import Commit, Pointer, damaged
+from edgelora.store.reference import Reference
+from edgelora.store.repository import Repository, names, repository_names
+from edgelora.store.versions import latest_version, parse_version
+
+LAYOUT = b"edgelora mirror 1\n"
+
+# What a crash while the directory was being made can leave.
+_SCAFFOLD = {"locks", "tmp"}
+
+
+class DirectoryStore:
+    """A mirror directory.
+
+    Args:
+        root: The directory. The first write makes it, if its parent exists.
+        make_parents: Let the first write make the parents too.
+    """
+
+    def __init__(self, root: Path, *, make_parents: bool = False) -> None:
+        self.root = root.absolute()
+        self._make_parents = make_parents
+        self._pool = BlobPool(self.root)
+        self._is_prepared = False
+
+    @property
+    def address(self) -> str:
+        """How messages and references name this store."""
+        return f"file://{self.root}"
+
+    def list_adapters(self) -> list[str]:
+        """``ns/name`` of every adapter with at least one version, sorted."""
+        self.check_layout()
+        return [
+            f"{space}/{name}" for space, name in repository_names(self.root) if self.versions(space, name)
+        ]
+
+    def versions(self, namespace: str, name: str) -> list[str]:
+        """Published versions, the lowest first; empty for an unknown adapter."""
+        return Repository(self.root, namespace, name).versions()
+
+    def resolve(self, reference: Reference) -> Snapshot:
+        """Pin a version; without one, the latest release. ``main`` is what was published last.
+
+        Raises:
+            AdapterNotFound: There is no such adapter or version; says what there is.
+            DigestMismatch: The records of the version are damaged.
+        """
+        self.check_layout()
+        repository = self._repository(reference)
+        versions = repository.versions()
+        wanted = reference.version or reference.digest or latest_version(versions)
+        if wanted is None or not versions:
+            raise no_adapter(reference, self.address, self.list_adapters())
+        if wanted in versions:
+            return _snapshot(reference, *repository.commit(wanted))
+        for commit, pointer in repository.commits():
+            if wanted in (f"sha256:{commit.manifest.sha256}", pointer.oid):
+                return _snapshot(reference, commit, pointer)
+        newest = repository.newest()
+        if wanted == "main" and newest:
+            return _snapshot(reference, *newest)
+        raise no_version(reference, self.address, versions)
+
+    def read_manifest(self, reference: Reference) -> bytes:
+        """The exact bytes of ``edgelora.json``, checked against their digest."""
+        file = self.resolve(reference).manifest
+        with self._open_blob(file) as blob:
+            data = blob.read()
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise damaged(f"blob {file.sha256}, the manifest of {reference},", "does not hash to its name")
+        return data
+
+    def open_file(self, snapshot: Snapshot, path: str, *, offset: int = 0) -> BinaryIO:
+        """The bytes of one file from ``offset`` on, unchecked: whoever writes them down hashes them."""
+        blob = self._open_blob(next(file for file in snapshot.files if file.path == path))
+        blob.seek(offset)
+        return blob
+
+    def head(self, namespace: str, name: str) -> str | None:
+        """The commit published last, or None."""
+        newest = Repository(self.root, namespace, name).newest()
+        return newest[1].oid if newest else None
+
+    def put_file(self, source: BinaryIO, file: StoredFile) -> bool:
+        """Store bytes, invisible until published; True when they were not there before."""
+        self._prepare()
+        return self._pool.put(source, file)
+
+    def publish(self, publication: Publication) -> Snapshot:
+        """Make a version visible: writing its tag is the commit point.
+
+        Raises:
+            VersionExists: The version holds other content.
+            PublishRaced: ``parent`` is no longer the head.
+            FileSetMismatch: A file was not put.
+        """
+        reference = publication.reference
+        repository = self._repository(reference)
+        version = str(parse_version(reference.version or ""))
+        self._prepare()
+        with disk_full_is_an_error(self.root), exclusive_lock(repository.lock_path):
+            # Whatever happens below, first put right what a crash may have left behind.
+            repository.point_main(self._pool)
+            if version in repository.versions():
+                return self._published_before(publication, *repository.commit(version))
+            newest = repository.newest()
+            if (newest[1].oid if newest else None) != publication.parent:
+                raise PublishRaced(
+                    f"others publish to {reference.adapter} in {self.address} at the same time",
+                    fix="run the push again",
+                )
+            for file in publication.files:
+                self._pool.require(file)
+            commit = Commit(
+                adapter=reference.adapter,
+                version=version,
+                sequence=newest[0].sequence + 1 if newest else 1,
+                parent=publication.parent,
+                created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                message=publication.message,
+                files=tuple(sorted(publication.files, key=lambda file: file.path.encode())),
+            )
+            repository.write(commit, self._pool)
+            repository.point_main(self._pool)
+            return _snapshot(reference, *repository.commit(version))
+
+    def remove(self, reference: Reference) -> Snapshot:
+        """Take one version out of sight. Its bytes stay until they are collected.
+
+        Raises:
+            ReferenceFormError: The reference names no version.
+        """
+        if reference.version is None and reference.digest is None:
+            versions = self.versions(reference.namespace, reference.name)
+            raise ReferenceFormError(
+                f"{reference} does not say which version to remove",
+                fix=f"write {reference.at(versions[-1] if versions else '1.0.0')}",
+            )
+        self.check_layout()
+        self._prepare()
+        repository = self._repository(reference)
+        with disk_full_is_an_error(self.root), exclusive_lock(repository.lock_path):
+            snapshot = self.resolve(reference)
+            repository.delete(str(snapshot.reference.version))
+            repository.point_main(self._pool)
+        return snapshot
+
+    def fsck(self) -> Report:
+        """Hash everything again and report what is wrong; changes nothing."""
+        self.check_layout()
+        return check_mirror(self.root)
+
+    def check_layout(self) -> None:
+        """Refuse a directory that is not a mirror, or one of a layout this edgelora does not know.
+
+        Raises:
+            StoreNotFound: There is no directory.
+            StoreError: It is something else.
+        """
+        if not self.root.is_dir():
+            raise StoreNotFound(
+                f"the store {self.address} does not exist: {self.root} is not a directory",
+                fix="push an adapter to it first, mount its disk, or correct the path",
+            )
+        layout = self._layout()
+        if layout is None:
+            raise StoreError(
+                f"{self.root} is not a mirror: it has no file VERSION",
+                fix="name the directory of a mirror, or push to a new directory to make one",
+            )
+        if layout != LAYOUT:
+            raise StoreError(
+                f"{self.root} has the layout {layout[:80]!r}; this edgelora knows {LAYOUT!r}",
+                fix="update edgelora, or name another store",
+            )
+
+    def _layout(self) -> bytes | None:
+        try:
+            return read_regular(self.root, "VERSION", limit=256)
+        except MissingFile:
+            return None
+
+    def _prepare(self) -> None:
+        """Make the directory where there is none, and clear away what dead writers left in ``tmp/``."""
+        if self._is_prepared:
+            return
+        if not (self._make_parents or self.root.is_dir() or self.root.parent.is_dir()):
+            raise StoreNotFound(
+                f"the store {self.address} cannot be made: {self.root.parent} does not exist",
+                fix=f"mount its disk, correct the path, or mkdir -p {self.root.parent}",
+            )
+        if self._layout() is None and self.root.is_dir() and set(names(self.root)) - _SCAFFOLD:
+            raise StoreError(
+                f"{self.root} holds other things, so it is not made into a mirror",
+                fix="push to a mirror or to a new, empty directory",
+            )
+        with disk_full_is_an_error(self.root):
+            make_dirs(self.root / "tmp")
+            with exclusive_lock(self.root / "locks" / "layout.lock"):
+                if self._layout() is None:
+                    self._pool.place("VERSION", LAYOUT)
+        self.check_layout()
+        self._pool.clean()
+        self._is_prepared = True
+
+    def _published_before(self, publication: Publication, commit: Commit, pointer: Pointer) -> Snapshot:
+        if set(commit.files) == set(publication.files):
+            return replace(_snapshot(publication.reference, commit, pointer), reused=True)
+        reference = publication.reference
+        highest = parse_version(self.versions(reference.namespace, reference.name)[-1])
+        raise VersionExists(
+            f"{reference.adapter} {commit.version} was published to {self.address} with other content, "
+            "and a version never changes",
+            fix=f"publish it as {reference.at(str(highest.after))}",
+        )
+
+    def _repository(self, reference: Reference) -> Repository:
+        return Repository(self.root, reference.namespace, reference.name)
+
+    def _open_blob(self, file: StoredFile) -> FileIO:
+        try:
+            return open_regular(self.root, blob_path(file.sha256))
+        except MissingFile as error:
+            raise FileSetMismatch(
+                f"{self.address} lacks blob {file.sha256}, which is {file.path}",
+                fix="publish the adapter there again, or use another mirror",
+            ) from error
+
+
+def _snapshot(reference: Reference, commit: Commit, pointer: Pointer) -> Snapshot:
+    return Snapshot(reference.at(commit.version), pointer.oid, commit.manifest, commit.files)

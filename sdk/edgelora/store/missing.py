@@ -1,0 +1,37 @@
+"""What to say when a store does not hold what was asked for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from edgelora.errors import AdapterNotFound
+from edgelora.store.reference import Reference
+
+_SHOWN = 8
+
+
+def no_adapter(reference: Reference, address: str, known: Sequence[str]) -> AdapterNotFound:
+    """No such adapter: the nearest names, or some of what there is."""
+    near = difflib.get_close_matches(reference.adapter, known, n=3, cutoff=0.6)
+    if near:
+        fix = f"did you mean {' or '.join(near)}?"
+    elif known:
+        fix = f"the store holds {_some(known)}"
+    else:
+        fix = "the store is empty: push an adapter first, or name another store with --from"
+    return AdapterNotFound(f"{address} holds no adapter {reference.adapter}", fix=fix)
+
+
+def no_version(reference: Reference, address: str, versions: Sequence[str]) -> AdapterNotFound:
+    """No such version: those there are, the highest first."""
+    wanted = reference.version or reference.digest
+    return AdapterNotFound(
+        f"{address} holds {reference.adapter}, but not {wanted}",
+        fix=f"choose from {_some(list(reversed(versions)))}",
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

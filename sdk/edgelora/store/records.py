@@ -1,0 +1,132 @@
+"""The two small records of a directory mirror (spec/v1/mirror.md): a commit, and the ref that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from edgelora.errors import DigestMismatch
+from edgelora.store.protocol import StoredFile
+from edgelora.store.versions import is_version
+
+MANIFEST_PATH = "edgelora.json"
+MAX_COMMIT_BYTES = 16 * 2**20
+MAX_POINTER_BYTES = 256
+
+_POINTER = re.compile(r"([0-9a-f]{40}) ([0-9a-f]{64})\n")
+_OID = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """The content of a ref: which commit, by the id clients know and by the digest that is trusted."""
+
+    oid: str
+    sha256: str
+
+    @classmethod
+    def to(cls, commit: bytes) -> Pointer:
+        """Point at these bytes."""
+        # Clients of the Hub protocol demand 40 hex digits; only the SHA-256 protects.
+        oid = hashlib.sha1(commit, usedforsecurity=False).hexdigest()
+        return cls(oid, hashlib.sha256(commit).hexdigest())
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> Pointer:
+        """Read a ref file.
+
+        Raises:
+            DigestMismatch: It is not exactly two digests and a newline.
+        """
+        match = _POINTER.fullmatch(data.decode("ascii", errors="replace"))
+        if match is None:
+            raise damaged(where, "does not hold a commit id and a digest")
+        return cls(match[1], match[2])
+
+    def encode(self) -> bytes:
+        """What the ref file holds."""
+        return f"{self.oid} {self.sha256}\n".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One published version."""
+
+    adapter: str
+    version: str
+    sequence: int
+    """1 for the first commit of an adapter, and one more than the newest at every later one."""
+    parent: str | None
+    created_at: str
+    message: str
+    files: tuple[StoredFile, ...]
+
+    @property
+    def manifest(self) -> StoredFile:
+        """The entry of ``edgelora.json``."""
+        return next(file for file in self.files if file.path == MANIFEST_PATH)
+
+    def encode(self) -> bytes:
+        """The immutable bytes that are hashed."""
+        document = {
+            "format": 1,
+            "adapter": self.adapter,
+            "version": self.version,
+            "sequence": self.sequence,
+            "parent": self.parent,
+            "createdAt": self.created_at,
+            "message": self.message,
+            "files": [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in self.files],
+        }
+        return (json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> Commit:
+        """Read a commit whose digest was checked.
+
+        Raises:
+            DigestMismatch: A member is missing or has another type.
+        """
+        try:
+            return cls._from_document(json.loads(data))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise damaged(where, f"is not a commit record ({error})") from error
+
+    @classmethod
+    def _from_document(cls, document: dict[str, Any]) -> Commit:
+        if document["format"] != 1:
+            raise ValueError(f"format {document['format']!r} is unknown")
+        files = tuple(StoredFile(file["path"], file["size"], file["sha256"]) for file in document["files"])
+        texts = [document["adapter"], document["createdAt"], document["message"], *(f.path for f in files)]
+        counts = [document["sequence"], *(file.size for file in files)]
+        parent = document["parent"]
+        if not (
+            all(isinstance(text, str) for text in texts)
+            and all(type(count) is int and count >= 0 for count in counts)
+            and all(_SHA256.fullmatch(file.sha256) for file in files)
+            and (parent is None or _OID.fullmatch(parent))
+            and is_version(document["version"])
+            and MANIFEST_PATH in {file.path for file in files}
+        ):
+            raise ValueError("a member has a wrong value")
+        return cls(
+            adapter=document["adapter"],
+            version=document["version"],
+            sequence=document["sequence"],
+            parent=parent,
+            created_at=document["createdAt"],
+            message=document["message"],
+            files=files,
+        )
+
+
+def damaged(where: str, problem: str) -> DigestMismatch:
+    """The error for a record that cannot be what was written."""
+    return DigestMismatch(
+        f"{where} {problem}",
+        fix="the mirror is damaged there: publish again from the source, or use another mirror",
+    )
