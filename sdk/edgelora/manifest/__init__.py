@@ -42,6 +42,7 @@ from edgelora.manifest.record import (
     TrainingDataset,
     Use,
 )
+from edgelora.manifest.tensors import summarize_tensors
 from edgelora.manifest.tree import describe_files, tree_digest
 from edgelora.manifest.writer import manifest_bytes
 
@@ -85,5 +86,6 @@ __all__ = [
     "manifest_bytes",
     "parse_manifest",
     "read_manifest",
+    "summarize_tensors",
     "tree_digest",
 ]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from edgelora.errors import MissingFile, TensorFileError
-from edgelora.manifest.models import TensorsSummary
+from edgelora.manifest.models import SAFETENSORS_TYPE, FileEntry, TensorsSummary
 from edgelora.manifest.strict_json import NotStrict, parse
 
 MAX_ADAPTER_HEADER = 1024 * 1024
@@ -85,13 +85,15 @@ def header_of(file: BinaryIO, where: str, *, max_header: int = MAX_ADAPTER_HEADE
         ) from error
 
 
-def summarize_tensors(paths: Iterable[Path]) -> TensorsSummary:
-    """The ``tensors`` member of a manifest, over its safetensors files.
+def summarize_tensors(folder: Path, files: Iterable[FileEntry]) -> TensorsSummary:
+    """The ``tensors`` member of a manifest: over the safetensors files among ``files``, which are in ``folder``.
 
     Raises:
+        MissingFile: One of them is not there.
         TensorFileError: One of them is malformed.
     """
-    return summary_of([read_header(path) for path in paths])
+    weights = [entry.path for entry in files if entry.media_type == SAFETENSORS_TYPE]
+    return summary_of([read_header(folder / path) for path in weights])
 
 
 def summary_of(headers: Iterable[Mapping[str, TensorEntry]]) -> TensorsSummary:

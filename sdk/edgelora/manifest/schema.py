@@ -1,0 +1,61 @@
+"""The JSON Schema of a manifest, generated from the models: ``python -m edgelora.manifest.schema [FILE]``.
+
+It says what a schema can say. spec/v1/manifest.md says the rest, and where they differ, the text is right.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from edgelora.manifest.components import ComponentConfig
+from edgelora.manifest.models import Manifest
+
+ADDRESS = "https://edgelora.dev/spec/v1/manifest.schema.json"
+_MUST_BE_WRITTEN = ("specVersion", "kind", "requires")
+
+
+def manifest_schema() -> dict[str, Any]:
+    """The schema, in draft 2020-12."""
+    schema = Manifest.model_json_schema(by_alias=True)
+    config = ComponentConfig.model_json_schema(by_alias=True)
+    schema["$defs"]["Component"]["properties"]["config"] = config
+    schema["required"] = sorted({*schema["required"], *_MUST_BE_WRITTEN})
+    schema["title"] = "edgelora manifest 1.0"
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, "$id": ADDRESS, **_without_null(schema)}
+
+
+def schema_text() -> str:
+    """The bytes of spec/v1/manifest.schema.json, as text."""
+    return json.dumps(manifest_schema(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def main(arguments: list[str]) -> None:
+    """Write the schema to the file given, or print it."""
+    if arguments:
+        Path(arguments[0]).write_text(schema_text(), encoding="utf-8")
+    else:
+        sys.stdout.write(schema_text())
+
+
+def _without_null(value: Any) -> Any:
+    """In a manifest an optional member is left out; None is Python's way to say so."""
+    if isinstance(value, list):
+        return [_without_null(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    value = {key: _without_null(item) for key, item in value.items() if (key, item) != ("default", None)}
+    choices = value.get("anyOf")
+    if isinstance(choices, list):
+        choices = [choice for choice in choices if choice != {"type": "null"}]
+        if len(choices) == 1:
+            return {**{key: item for key, item in value.items() if key != "anyOf"}, **choices[0]}
+        value["anyOf"] = choices
+    return value
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
