@@ -64,16 +64,19 @@ class ChatTemplate:
         question = turns[number - 1].content.strip()
         asked = whole.find(question, done)
         floor = asked + len(question) if asked >= 0 else done
-        # A generation prompt may open a thought, which a finished answer lacks: the part they share counts.
-        start = _common_length(whole, self.prompt(turns[:number], where))
+        prompt = self.prompt(turns[:number], where)
+        if floor <= len(prompt) and whole.startswith(prompt):
+            start = search = len(prompt)
+        else:
+            # The generation prompt opens a thought, which a finished answer lacks, or earlier turns are
+            # written in another way once more follow (Mistral's system message moves to the last question).
+            start, search = _common_length(whole, prompt), floor
         for answer in (turns[number].content, turns[number].content.strip()):
-            begin = whole.find(answer + self._closing, floor)
+            begin = whole.find(answer + self._closing, search)
             if begin >= 0:
-                # The template may also write earlier turns in another way once more follow (Mistral's moves
-                # the system message to the last question): then only the answer itself is certain.
                 answered = begin + len(answer)
                 return start if floor <= start <= begin else begin, answered, answered + len(self._closing)
-        answered = whole.find(self._closing, floor) if self._closing else -1
+        answered = whole.find(self._closing, max(start, floor)) if self._closing else -1
         if not floor <= start <= answered:
             raise DataError(
                 f"{where}: the tokenizer's chat template changes turn {number + 1} beyond recognition",

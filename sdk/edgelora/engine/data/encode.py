@@ -10,7 +10,7 @@ from typing import Any
 from edgelora.engine.data.collate import IGNORED
 from edgelora.engine.data.segments import Rendered
 
-_ANCHOR = "\n"
+_LETTER, _BREAK = "a", "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Encoder:
     finding the border by character offsets fails where a tokenizer trims spaces from its offsets.
 
     Tokenizers in the manner of SentencePiece put a space before whatever text they are given. For those,
-    every segment but the first is tokenized after a line break, whose tokens are then taken off.
+    every segment but the first is tokenized after a letter or a line break, whose tokens are then taken off.
 
     The end-of-sequence token is put after a last segment that is learned, unless it stands there already.
 
@@ -41,8 +41,9 @@ class Encoder:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._eos_id = int(tokenizer.eos_token_id)
-        self._anchor_ids, letter, anchored = self._tokenize([_ANCHOR, "a", _ANCHOR + "a"])
-        self._is_context_free = anchored == self._anchor_ids + letter
+        letter, line_break, both = self._tokenize([_LETTER, _BREAK, _BREAK + _LETTER])
+        self._anchors = {_LETTER: letter, _BREAK: line_break}
+        self._is_context_free = both == line_break + letter
 
     def encode(self, rows: Sequence[Rendered]) -> list[Encoded]:
         """Tokens and labels of ``rows``, tokenized together, which is faster."""
@@ -71,11 +72,14 @@ class Encoder:
     def _tokenize_later(self, texts: list[str]) -> list[list[int]]:
         if self._is_context_free:
             return self._tokenize(texts)
-        length = len(self._anchor_ids)
-        anchored = self._tokenize([_ANCHOR + text for text in texts])
+        # Of two anchors the one that is no likely part of a token with what follows.
+        anchors = [_LETTER if text[:1].isspace() else _BREAK for text in texts]
+        anchored = self._tokenize([anchor + text for anchor, text in zip(anchors, texts, strict=True)])
         return [
-            ids[length:] if ids[:length] == self._anchor_ids else self._tokenize([text])[0]
-            for text, ids in zip(texts, anchored, strict=True)
+            ids[len(prefix) :] if ids[: len(prefix)] == prefix else self._tokenize([text])[0]
+            for text, ids, prefix in zip(
+                texts, anchored, (self._anchors[anchor] for anchor in anchors), strict=True
+            )
         ]
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:

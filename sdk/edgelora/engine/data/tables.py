@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,7 @@ def scan_csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
     Every column is read as text, so that ``9,11`` and ``3.10`` stay what they are.
     """
-    with path.open("rb") as file:
-        header = next((line for line in file if line.strip()), b"")
+    _, header = _header(path)
     yield from _scan_separated(path, max(_SEPARATORS, key=lambda mark: header.count(mark.encode())))
 
 
@@ -51,7 +51,7 @@ def _scan_separated(path: Path, separator: str) -> Iterator[tuple[int, Mapping[s
         table = pl.scan_csv(path, separator=separator, infer_schema=False, glob=False)
         names = table.collect_schema().names()
         # A field may span lines, and Polars gives an empty line as a row of nulls: so lines can be counted.
-        line = _lines_before_header(path) + 2 + sum(name.count("\n") for name in names)
+        line = _header(path)[0] + 1 + sum(name.count("\n") for name in names)
         for batch in table.collect_batches(chunk_size=_ROWS_PER_BATCH, maintain_order=True):
             for values in batch.iter_rows():
                 row = _filled(names, values)
@@ -68,6 +68,10 @@ def _filled(names: list[str], values: tuple[Any, ...]) -> dict[str, Any]:
     return {name.strip(): value for name, value in zip(names, values, strict=True) if value is not None}
 
 
-def _lines_before_header(path: Path) -> int:
+def _header(path: Path) -> tuple[int, bytes]:
+    """The first line that is not empty, with its number."""
     with path.open("rb") as file:
-        return next((number for number, line in enumerate(file) if line.strip(b"\r\n")), 0)
+        for number, line in enumerate(file, start=1):
+            if line.removeprefix(codecs.BOM_UTF8).strip(b"\r\n"):
+                return number, line
+    return 0, b""
