@@ -26,7 +26,7 @@ class BaseFile(Wire):
 
 
 class Base(Wire):
-    """A base model. Two bases are the same if ``tensors_digest`` and ``tokenizer_digest`` are."""
+    """A base model. Two bases are the same if their tensors and tokenizers are."""
 
     repo: Text
     """Its name for people: a repository or a folder."""

@@ -95,7 +95,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 """``sha256:`` and 64 lower-case hexadecimal digits."""
 DecimalText = Annotated[
-    str, BeforeValidator(_decimal_of_float), Field(pattern=r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$")
+    str, Field(pattern=r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$"), BeforeValidator(_decimal_of_float)
 ]
 """A number as text. A float given in Python is converted."""
 Moment = Annotated[
@@ -125,6 +125,7 @@ class Wire(BaseModel):
         alias_generator=to_camel,
         validate_by_name=True,
         validate_by_alias=True,
+        use_attribute_docstrings=True,
     )
 
     @model_validator(mode="before")

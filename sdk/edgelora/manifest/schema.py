@@ -13,7 +13,7 @@ from typing import Any
 from edgelora.manifest.components import ComponentConfig
 from edgelora.manifest.models import Manifest
 
-ADDRESS = "https://edgelora.dev/spec/v1/manifest.schema.json"
+ADDRESS = "urn:edgelora:spec:v1:manifest"
 _MUST_BE_WRITTEN = ("specVersion", "kind", "requires")
 
 
@@ -23,9 +23,8 @@ def manifest_schema() -> dict[str, Any]:
     config = ComponentConfig.model_json_schema(by_alias=True)
     schema["$defs"]["Component"]["properties"]["config"] = config
     schema["required"] = sorted({*schema["required"], *_MUST_BE_WRITTEN})
-    schema["title"] = "edgelora manifest 1.0"
     dialect = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": dialect, "$id": ADDRESS, **_without_null(schema)}
+    return {"$schema": dialect, "$id": ADDRESS, **_cleaned(schema), "title": "edgelora manifest 1.0"}
 
 
 def schema_text() -> str:
@@ -41,13 +40,13 @@ def main(arguments: list[str]) -> None:
         sys.stdout.write(schema_text())
 
 
-def _without_null(value: Any) -> Any:
-    """In a manifest an optional member is left out; None is Python's way to say so."""
+def _cleaned(value: Any) -> Any:
+    """Without null, which is Python's way to leave a member out, and without titles made from Python names."""
     if isinstance(value, list):
-        return [_without_null(item) for item in value]
+        return [_cleaned(item) for item in value]
     if not isinstance(value, dict):
         return value
-    value = {key: _without_null(item) for key, item in value.items() if (key, item) != ("default", None)}
+    value = {key: _cleaned(item) for key, item in value.items() if not _is_python_only(key, item)}
     choices = value.get("anyOf")
     if isinstance(choices, list):
         choices = [choice for choice in choices if choice != {"type": "null"}]
@@ -55,6 +54,10 @@ def _without_null(value: Any) -> Any:
             return {**{key: item for key, item in value.items() if key != "anyOf"}, **choices[0]}
         value["anyOf"] = choices
     return value
+
+
+def _is_python_only(key: str, item: Any) -> bool:
+    return (key == "default" and item is None) or (key == "title" and isinstance(item, str))
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def header_of(file: BinaryIO, where: str, *, max_header: int = MAX_ADAPTER_HEADE
 
 
 def summarize_tensors(folder: Path, files: Iterable[FileEntry]) -> TensorsSummary:
-    """The ``tensors`` member of a manifest: over the safetensors files among ``files``, which are in ``folder``.
+    """The ``tensors`` member of a manifest, over the safetensors files among ``files`` in ``folder``.
 
     Raises:
         MissingFile: One of them is not there.
