@@ -56,7 +56,7 @@ def _scan_jsonl(path: Path) -> Iterator[NumberedRow]:
                     text = text.removeprefix("\ufeff")
                 if text and not text.isspace():
                     yield number, _parse_row(text, f"{path.name}:{number}")
-    except pl.exceptions.ComputeError as error:
+    except pl.exceptions.PolarsError as error:
         blame_bytes(path, error)
 
 

@@ -77,7 +77,8 @@ def test_the_nearest_format_is_the_likeliest(row, nearest):
 def test_a_row_of_another_form_is_refused():
     error = refusal({"prompt": "p", "completion": "c"}, "alpaca")
     assert error.problem == (
-        "t.jsonl:17: keys ['prompt', 'completion'] are of format prompt-completion; the file is read as alpaca"
+        "t.jsonl:17: keys ['prompt', 'completion'] are of format prompt-completion; "
+        "the file is read as alpaca"
     )
     assert "set format: prompt-completion" in error.fix
 

@@ -36,7 +36,8 @@ MISTRAL = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
     "{% set turns = messages[1:] %}{% else %}{% set system = '' %}{% set turns = messages %}{% endif %}"
     "{% set ns = namespace(last=0) %}{% for m in turns %}"
-    "{% if m['role'] == 'user' %}{% set ns.last = loop.index %}{% endif %}{% endfor %}{% for m in turns %}{% if m['role'] == 'user' %}"
+    "{% if m['role'] == 'user' %}{% set ns.last = loop.index %}{% endif %}{% endfor %}"
+    "{% for m in turns %}{% if m['role'] == 'user' %}"
     "{{ '[INST] ' + (system + '\n' if system and loop.index == ns.last else '') + m['content'] + '[/INST]' }}"
     "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
 )
