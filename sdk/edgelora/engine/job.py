@@ -163,7 +163,6 @@ class Job:
     ) -> Manifest:
         """Write the adapter directory."""
         self.accelerator.end_training()
-        document = json.dumps(self._document()["recipe"], sort_keys=True).encode()
         identity = identify_base(self.place)
         recipe = self.plan.recipe
         record = pack.RunRecord(
@@ -174,7 +173,7 @@ class Job:
             started_at=self.started_at,
             versions=_versions(),
             peak_bytes=self.peak_bytes,
-            recipe_digest=f"sha256:{hashlib.sha256(document).hexdigest()}",
+            recipe_digest=recipe_digest(self.plan),
             base_measurements=base_measurements,
             measurements=measurements,
             rank_pattern=self.rank_pattern,
@@ -183,6 +182,12 @@ class Job:
 
     def _document(self) -> dict[str, Any]:
         return self.plan.as_document()
+
+
+def recipe_digest(plan: Plan) -> str:
+    """``sha256:`` of the resolved recipe, as manifests name it: equal for runs that ask for the same."""
+    document = json.dumps(plan.as_document()["recipe"], sort_keys=True).encode()
+    return f"sha256:{hashlib.sha256(document).hexdigest()}"
 
 
 def _compare_plans(stored: dict[str, Any], current: dict[str, Any]) -> None:
