@@ -19,7 +19,9 @@ def wilson_interval(right: int, n: int) -> tuple[float, float]:
     centre = share + Z * Z / (2 * n)
     spread = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
     scale = 1 + Z * Z / n
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    low = 0.0 if right == 0 else (centre - spread) / scale
+    high = 1.0 if right == n else (centre + spread) / scale
+    return low, high
 
 
 def mean_interval(mean: float, deviation: float, n: int) -> tuple[float, float]:

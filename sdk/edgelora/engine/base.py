@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.core_model_loading import ConversionOps
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from edgelora import micro
@@ -81,15 +83,16 @@ def load_base(plan: Plan, device: str | torch.device = "cpu") -> Any:
     config = _config(folder)
     quantization = _LoadConfig(plan.build("quantizer"), plan.recipe.skip_modules)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            quantization_config=quantization,
-            device_map={"": str(device)},
-            local_files_only=True,
-            use_safetensors=True,
-        )
+        with _no_progress_bar():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                quantization_config=quantization,
+                device_map={"": str(device)},
+                local_files_only=True,
+                use_safetensors=True,
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"{folder} cannot be loaded as a causal language model: {_first_line(error)}",
@@ -110,6 +113,17 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if gpu else torch.float32
     resolved: torch.dtype = getattr(torch, dtype)
     return resolved
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _config(folder: Path) -> Any:

@@ -40,9 +40,9 @@ from edgelora.manifest import (
     TrainingDataset,
     describe_files,
     manifest_bytes,
-    summarize_tensors,
     tree_digest,
 )
+from edgelora.manifest.tensors import summarize_tensors
 from edgelora.plan import Plan
 from edgelora.protocols import Measurement
 
@@ -149,6 +149,7 @@ def _native(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
     # Tensors that share memory would be refused; a clone of each is written.
     save_file({name: tensor.clone() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    path.chmod(0o644)
 
 
 def _component(
