@@ -71,8 +71,9 @@ class ChatTemplate:
             # The generation prompt opens a thought, which a finished answer lacks, or earlier turns are
             # written in another way once more follow (Mistral's system message moves to the last question).
             start, search = _common_length(whole, prompt), floor
+        find = whole.rfind if number == len(turns) - 1 else whole.find
         for answer in (turns[number].content, turns[number].content.strip()):
-            begin = whole.find(answer + self._closing, search)
+            begin = find(answer + self._closing, search)
             if begin >= 0:
                 answered = begin + len(answer)
                 return start if floor <= start <= begin else begin, answered, answered + len(self._closing)

@@ -31,6 +31,12 @@ DEEPSEEK = (
     "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<assistant><think>\n' }}{% endif %}"
 )
+# GLM 4.5: an empty thought before every answer, and no mark after it.
+GLM = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{% if m['role'] == 'assistant' %}"
+    "{{ '\n<think></think>' }}{% endif %}{{ '\n' + m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 # Mistral: the system message stands before the last question.
 MISTRAL = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
@@ -74,6 +80,7 @@ def test_a_chat_template_renders_instructions(chat):
         (GEMMA, ["1<end>", "2<end>"]),
         (QWEN_3, ["1<|im_end|>", "<think>\n\n</think>\n\n2<|im_end|>"]),
         (DEEPSEEK, ["1</s>", "2</s>"]),
+        (GLM, ["\n<think></think>\n1", "\n<think></think>\n2"]),
         (MISTRAL, [" 1</s>", " 2</s>"]),
     ],
 )
@@ -116,6 +123,13 @@ def test_an_answer_that_starts_like_the_generation_prompt_ends_is_whole(byte_tok
     turns = (Message("user", "q"), Message("assistant", "<this>"))
     rendered = Renderer(byte_tokenizer(DEEPSEEK)).render(Conversation(turns), "a:1")
     assert learned(rendered) == ["<this></s>"]
+
+
+def test_an_answer_that_occurs_in_the_template_is_found_after_it(byte_tokenizer):
+    turns = (Message("user", "think?"), Message("assistant", "think"))
+    rendered = Renderer(byte_tokenizer(GLM)).render(Conversation(turns), "a:1")
+    assert learned(rendered) == ["\n<think></think>\nthink"]
+    assert rendered.response == "\n<think></think>\nthink"
 
 
 def test_an_answer_that_repeats_its_question_is_found(chat):
