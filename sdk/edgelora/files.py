@@ -6,6 +6,7 @@ the directory. Locks are ``flock`` locks: the kernel drops them when their proce
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -19,6 +20,8 @@ from edgelora.errors import DiskFull
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _POLL_S = 0.02
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
 def atomic_write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -68,6 +71,19 @@ def make_dirs(path: Path) -> None:
         with suppress(FileExistsError):
             folder.mkdir()
         fsync_dir(folder.parent)
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Swap two directories in one step where the kernel can; otherwise ``second`` is away for a moment."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    arguments = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+    if rename is None or rename(*arguments) != 0:
+        aside = first.with_name(f"{first.name}.{secrets.token_hex(8)}")
+        os.rename(second, aside)
+        os.rename(first, second)
+        os.rename(aside, first)
+    fsync_dir(first.parent)
+    fsync_dir(second.parent)
 
 
 @contextmanager

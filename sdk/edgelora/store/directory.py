@@ -21,15 +21,14 @@ from edgelora.errors import (
     ReferenceFormError,
     StoreError,
     StoreNotFound,
-    VersionExists,
 )
 from edgelora.files import disk_full_is_an_error, exclusive_lock, make_dirs
 from edgelora.store.blobs import BlobPool, blob_path
 from edgelora.store.fsck import Report, check_mirror
-from edgelora.store.missing import no_adapter, no_version
 from edgelora.store.protocol import Publication, Snapshot, StoredFile
 from edgelora.store.records import Commit, Pointer, damaged
 from edgelora.store.reference import Reference
+from edgelora.store.refusals import no_adapter, no_version, version_exists
 from edgelora.store.repository import Repository, names, repository_names
 from edgelora.store.versions import latest_version, parse_version
 
@@ -238,12 +237,8 @@ class DirectoryStore:
         if set(commit.files) == set(publication.files):
             return replace(_snapshot(publication.reference, commit, pointer), reused=True)
         reference = publication.reference
-        highest = parse_version(self.versions(reference.namespace, reference.name)[-1])
-        raise VersionExists(
-            f"{reference.adapter} {commit.version} was published to {self.address} with other content, "
-            "and a version never changes",
-            fix=f"publish it as {reference.at(str(highest.after))}",
-        )
+        versions = self.versions(reference.namespace, reference.name)
+        raise version_exists(reference, self.address, versions)
 
     def _repository(self, reference: Reference) -> Repository:
         return Repository(self.root, reference.namespace, reference.name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from edgelora.errors import ReferenceFormError
 
-MAX_LENGTH = 64
+MAX_LENGTH = 128
 
 _NUMBER = r"(?:0|[1-9][0-9]*)"
 _PRERELEASE_WORD = rf"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"

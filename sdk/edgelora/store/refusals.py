@@ -1,12 +1,13 @@
-"""What to say when a store does not hold what was asked for."""
+"""What a store says when it does not hold what was asked for, or holds something else already."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
 
-from edgelora.errors import AdapterNotFound
+from edgelora.errors import AdapterNotFound, VersionExists
 from edgelora.store.reference import Reference
+from edgelora.store.versions import parse_version
 
 _SHOWN = 8
 
@@ -29,6 +30,16 @@ def no_version(reference: Reference, address: str, versions: Sequence[str]) -> A
     return AdapterNotFound(
         f"{address} holds {reference.adapter}, but not {wanted}",
         fix=f"choose from {_some(list(reversed(versions)))}",
+    )
+
+
+def version_exists(reference: Reference, address: str, versions: Sequence[str]) -> VersionExists:
+    """The version is taken: the one to publish instead."""
+    after = parse_version(versions[-1]).after
+    return VersionExists(
+        f"{reference.adapter} {reference.version} was published to {address} with other content, "
+        "and a version never changes",
+        fix=f"publish it as {reference.at(str(after))}",
     )
 
 

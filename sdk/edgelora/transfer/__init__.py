@@ -1,0 +1,29 @@
+"""Moving adapters between this machine and stores, and finding them in either."""
+
+from edgelora.transfer.catalog import (
+    Listing,
+    Removed,
+    find_manifest,
+    list_adapters,
+    list_published,
+    remove,
+    search,
+)
+from edgelora.transfer.pull import Pulled, pull
+from edgelora.transfer.push import Receipt, push
+from edgelora.transfer.resolve import resolve_adapter
+
+__all__ = [
+    "Listing",
+    "Pulled",
+    "Receipt",
+    "Removed",
+    "find_manifest",
+    "list_adapters",
+    "list_published",
+    "pull",
+    "push",
+    "remove",
+    "resolve_adapter",
+    "search",
+]

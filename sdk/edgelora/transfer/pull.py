@@ -1,0 +1,200 @@
+"""Fetching an adapter: the manifest first, the files beside the target, verified, then one rename."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from edgelora.errors import (
+    DigestMismatch,
+    DiskFull,
+    EdgeloraError,
+    FileSetMismatch,
+    TargetExists,
+    UnsafeFile,
+)
+from edgelora.files import atomic_write, exchange, fsync_dir
+from edgelora.manifest import MANIFEST_NAME, Manifest, is_unlisted, parse_manifest
+from edgelora.manifest.pickles import reason_to_refuse
+from edgelora.store import Snapshot, Store, open_store, parse_reference
+from edgelora.transfer.push import store_named
+from edgelora.transfer.shelf import (
+    Note,
+    lock_folder,
+    manifest_digest,
+    may_replace,
+    place_of,
+    staging_of,
+    write_note,
+)
+from edgelora.transfer.staging import Staging
+from edgelora.verify import check
+
+_SPARE_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """An adapter on this machine."""
+
+    folder: Path
+    manifest: Manifest
+    reused: bool
+    """It was there already, and sound."""
+    reference: str
+    """With the version."""
+    store: str
+    fetched_bytes: int
+
+
+def pull(reference: str, source: str | None = None, into: Path | None = None) -> Pulled:
+    """Fetch an adapter, all of it or nothing.
+
+    Files are hashed while they are written to a folder beside the target; the folder is verified as a whole
+    and then renamed. A pull that was interrupted is continued by the next one, to the byte.
+
+    Args:
+        reference: Which adapter; without a version, the latest release.
+        source: A store's name or address, instead of the one in the reference or the default store.
+        into: The folder to make; by default one below ``home()``.
+
+    Raises:
+        AdapterNotFound: The store does not hold it; says what it holds.
+        DigestMismatch: Bytes are not what the manifest says; nothing is kept.
+        TargetExists: ``into`` holds something that was not pulled.
+        DiskFull: No space is left.
+    """
+    wanted = parse_reference(reference)
+    store = open_store(store_named(wanted, source))
+    snapshot = store.resolve(wanted)
+    data = store.read_manifest(snapshot.reference)
+    manifest = parse_manifest(data, f"the manifest of {snapshot.reference}")
+    _refuse_mixed(snapshot, manifest, data)
+    _refuse_pickles(manifest)
+    target = Path(os.path.abspath(into)) if into else place_of(snapshot.reference)
+    with lock_folder(target):
+        fetched = 0
+        is_there = _is_sound(target, snapshot)
+        if not is_there:
+            _refuse_foreign(target)
+            fetched = _fetch(store, snapshot, manifest, data, target)
+        write_note(
+            Note(
+                folder=str(target),
+                reference=str(snapshot.reference),
+                store=store.address,
+                commit=snapshot.commit,
+                manifest_digest=f"sha256:{snapshot.manifest.sha256}",
+            )
+        )
+        shutil.rmtree(staging_of(target), ignore_errors=True)
+    return Pulled(
+        folder=target,
+        manifest=manifest,
+        reused=is_there,
+        reference=str(snapshot.reference),
+        store=store.address,
+        fetched_bytes=fetched,
+    )
+
+
+def _fetch(store: Store, snapshot: Snapshot, manifest: Manifest, data: bytes, target: Path) -> int:
+    staging = Staging(staging_of(target), manifest.files)
+    try:
+        _refuse_too_big(staging, target)
+        count = 0
+        for entry in staging.missing():
+            count += staging.fetch(entry, partial(_open_at, store, snapshot, entry.path))
+        atomic_write(staging.adapter / MANIFEST_NAME, data)
+        check(staging.adapter)
+    except DiskFull:
+        raise
+    except EdgeloraError:
+        staging.discard()
+        raise
+    _put_in_place(staging.adapter, target)
+    return count
+
+
+def _open_at(store: Store, snapshot: Snapshot, path: str, offset: int) -> BinaryIO:
+    return store.open_file(snapshot, path, offset=offset)
+
+
+def _put_in_place(adapter: Path, target: Path) -> None:
+    if target.is_dir():
+        exchange(adapter, target)
+        return
+    os.rename(adapter, target)
+    fsync_dir(target.parent)
+
+
+def _is_sound(target: Path, snapshot: Snapshot) -> bool:
+    if manifest_digest(target) != f"sha256:{snapshot.manifest.sha256}":
+        return False
+    try:
+        check(target)
+    except EdgeloraError:
+        return False
+    return True
+
+
+def _refuse_mixed(snapshot: Snapshot, manifest: Manifest, data: bytes) -> None:
+    """The manifest must be the one that was pinned, of the adapter asked for, about the files published."""
+    identity = manifest.identity
+    named = f"{identity.namespace}/{identity.name}@{identity.version}"
+    asked = f"{snapshot.reference.adapter}@{snapshot.reference.version}"
+    fix = "pull from another store: this one mixes adapters up"
+    if hashlib.sha256(data).hexdigest() != snapshot.manifest.sha256:
+        raise DigestMismatch(f"the manifest of {asked} changed while it was read", fix="pull again")
+    if named != asked:
+        raise DigestMismatch(f"the store answers {asked} with the manifest of {named}", fix=fix)
+    published = {file.path: (file.size, file.sha256) for file in snapshot.files}
+    listed = {entry.path: (entry.size, entry.sha256) for entry in manifest.files}
+    unlisted = {path for path in published.keys() - listed.keys() if not is_unlisted(path)}
+    if unlisted or listed.keys() - published.keys():
+        paths = ", ".join(sorted(unlisted | (listed.keys() - published.keys())))
+        raise FileSetMismatch(f"the store and the manifest of {asked} disagree about {paths}", fix=fix)
+    for path, described in listed.items():
+        if published[path] != described:
+            raise DigestMismatch(
+                f"the store holds another {path} (blob {published[path][1]}) than the manifest of {asked} "
+                f"names ({described[1]})",
+                fix=fix,
+            )
+
+
+def _refuse_pickles(manifest: Manifest) -> None:
+    for entry in manifest.files:
+        reason = reason_to_refuse(entry.path, b"")
+        if reason:
+            raise UnsafeFile(
+                f"{entry.path} is refused before it is fetched: {reason}",
+                fix="ask the publisher for safetensors",
+            )
+
+
+def _refuse_foreign(target: Path) -> None:
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir()):
+        raise TargetExists(
+            f"{target} is not a folder, so nothing is pulled there", fix="name another folder with --into"
+        )
+    if target.is_dir() and any(target.iterdir()) and not may_replace(target):
+        raise TargetExists(
+            f"{target} holds something that was not pulled, or was changed since",
+            fix="name another folder with --into, or remove this one first",
+        )
+
+
+def _refuse_too_big(staging: Staging, target: Path) -> None:
+    needed = sum(entry.size for entry in staging.missing()) + _SPARE_BYTES
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise DiskFull(
+            f"{target} needs {needed} bytes, and {free} are free on its disk",
+            fix="free space, or pull into a folder on another disk with --into",
+        )

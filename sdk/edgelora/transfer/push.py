@@ -1,0 +1,156 @@
+"""Publishing an adapter folder: verify, put every file, then one visible step."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from edgelora.confined import open_regular, read_regular
+from edgelora.errors import DigestMismatch, PublishRaced, ReferenceFormError
+from edgelora.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, manifest_bytes, parse_manifest
+from edgelora.store import (
+    Publication,
+    Reference,
+    Store,
+    StoredFile,
+    open_store,
+    parse_reference,
+    parse_version,
+)
+from edgelora.store.refusals import version_exists
+from edgelora.verify import check
+
+_ATTEMPTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What was published, and how much of it was there before."""
+
+    reference: str
+    """With the version."""
+    store: str
+    commit: str
+    manifest_digest: str
+    files: int
+    """The manifest included."""
+    bytes: int
+    reused_bytes: int
+    """Of files whose bytes the store held already."""
+    reused: bool
+    """Nothing was published: this version held exactly this content before."""
+
+
+def push(folder: Path, reference: str, to: str | None = None) -> Receipt:
+    """Publish an adapter under ``ns/name`` or ``ns/name@version``.
+
+    Without a version, the one in the manifest is used. The reference may differ from the identity in the
+    manifest: then the *published copy* of the manifest gets the reference's identity, the next release
+    sequence and the time as creation date. The folder is never changed. Publishing the same content under
+    the same version again changes nothing.
+
+    Args:
+        folder: An adapter directory.
+        reference: Under which name.
+        to: A store's name or address, instead of the one in the reference or the default store.
+
+    Raises:
+        VersionExists: The version holds other content.
+        EdgeloraError: What `edgelora.verify.check` finds.
+    """
+    wanted = parse_reference(reference)
+    store = open_store(store_named(wanted, to))
+    manifest = check(folder)
+    data = _reread(folder, manifest)
+    target = _with_version(wanted, manifest)
+    reused_bytes = 0
+    for entry in manifest.files:
+        with open_regular(folder, entry.path) as source:
+            is_new = store.put_file(source, StoredFile(entry.path, entry.size, entry.sha256))
+        reused_bytes += 0 if is_new else entry.size
+    for attempt in range(_ATTEMPTS):
+        head = store.head(target.namespace, target.name)
+        issued = _issue(manifest, data, target, store)
+        file = StoredFile(MANIFEST_NAME, len(issued), hashlib.sha256(issued).hexdigest())
+        is_new = store.put_file(io.BytesIO(issued), file)
+        files = tuple(StoredFile(entry.path, entry.size, entry.sha256) for entry in manifest.files)
+        try:
+            snapshot = store.publish(Publication(target, (*files, file), head))
+        except PublishRaced:
+            if attempt + 1 == _ATTEMPTS:
+                raise
+            continue
+        break
+    return Receipt(
+        reference=str(snapshot.reference),
+        store=store.address,
+        commit=snapshot.commit,
+        manifest_digest=f"sha256:{file.sha256}",
+        files=len(snapshot.files),
+        bytes=sum(stored.size for stored in snapshot.files),
+        reused_bytes=reused_bytes + (0 if is_new else file.size),
+        reused=snapshot.reused,
+    )
+
+
+def store_named(reference: Reference, given: str | None) -> str | None:
+    """The store of a command: named by its option or inside the reference, but not differently by both.
+
+    Raises:
+        ReferenceFormError: They name two stores.
+    """
+    if given is not None and reference.store not in (None, given):
+        raise ReferenceFormError(
+            f"{reference} names the store {reference.store}, and the option names {given}",
+            fix=f"leave one of them out: {replace(reference, store=None)}",
+        )
+    return given or reference.store
+
+
+def _reread(folder: Path, manifest: Manifest) -> bytes:
+    data = read_regular(folder, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES)
+    if parse_manifest(data, str(folder / MANIFEST_NAME)) != manifest:
+        raise DigestMismatch(
+            f"{folder / MANIFEST_NAME} changed while it was read",
+            fix="leave the folder alone while it is pushed",
+        )
+    return data
+
+
+def _with_version(wanted: Reference, manifest: Manifest) -> Reference:
+    if wanted.digest:
+        raise ReferenceFormError(
+            f"{wanted} names a digest, which only reading can do",
+            fix=f"publish as {wanted.at(manifest.identity.version)}",
+        )
+    return wanted.at(str(parse_version(wanted.version or manifest.identity.version)))
+
+
+def _issue(manifest: Manifest, data: bytes, target: Reference, store: Store) -> bytes:
+    """The manifest as it is published: its own bytes if it is this release, else a copy that is."""
+    versions = store.versions(target.namespace, target.name)
+    if target.version in versions:
+        published = store.read_manifest(target)
+        identity = parse_manifest(published, str(target)).identity
+        if parse_manifest(published) != manifest.model_copy(update={"identity": identity}):
+            raise version_exists(target, store.address, versions)
+        return published
+    newest = parse_manifest(store.read_manifest(target.at("main"))).identity if versions else None
+    sequence = newest.release_sequence if newest else 0
+    own = manifest.identity
+    is_named_so = (own.namespace, own.name, own.version) == (target.namespace, target.name, target.version)
+    if is_named_so and own.release_sequence > sequence:
+        return data
+    identity = own.model_copy(
+        update={
+            "namespace": target.namespace,
+            "name": target.name,
+            "version": target.version,
+            "created_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "release_sequence": sequence + 1,
+        }
+    )
+    return manifest_bytes(manifest.model_copy(update={"identity": identity}))
