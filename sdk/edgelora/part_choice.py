@@ -95,12 +95,12 @@ def _options_of(default: Any) -> dict[str, Any]:
 
 
 def _find_default(kind: Kind, default: Any, owner: str, registry: Registry) -> FoundPart:
-    # The owner's own part first: installing another plugin must not make a derivative ambiguous.
+    # The owner's own part, then the baseline's: installing another plugin must not make these ambiguous.
+    offered = {found.qualified_name: found for found in registry.parts(kind)}
     name = _name_of(default)
-    own = f"{owner}:{name}"
-    for found in registry.parts(kind):
-        if found.qualified_name == own:
-            return found
+    for plugin in (owner, _BASELINE_PLUGIN):
+        if f"{plugin}:{name}" in offered:
+            return offered[f"{plugin}:{name}"]
     return registry.part(kind, name)
 
 
