@@ -69,8 +69,8 @@ offline-kit: wheel
 	$(BIN)/python tools/offline_kit.py --platform $(PLATFORM) --extra $(EXTRA) --out $(KIT) \
 		$(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) dist/*.whl
 
-docs:
-	@echo "docs/ is plain Markdown; zensical build or mkdocs build makes the site from mkdocs.yml"
+docs: $(READY)
+	$(BIN)/python tools/reference_docs.py
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -43,7 +43,7 @@ class LazyEntry:
     """A command that is imported when it is run.
 
     Attributes:
-        target: ``"module:attribute"``.
+        target: ``"module:attribute"``, the module being one of this package.
         summary: One line for the list of commands, the same as in the command itself.
         section: Heading it stands under in the help.
     """
@@ -70,7 +70,7 @@ class LazyGroup(click.Group):
         if entry is None:
             return None
         module, _, attribute = entry.target.partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        command: click.Command = getattr(importlib.import_module(f"edgelora_cli.{module}"), attribute)
         return command
 
     def resolve_command(

@@ -47,9 +47,14 @@ def warn(line: str) -> None:
     click.echo(f"{style('warning:', fg='yellow')} {line}", err=True)
 
 
+def print_problem(name: str, problem: str, fix: str) -> None:
+    """Print what is wrong and what to do about it, on stderr."""
+    click.echo(f"{style(f'error[{name}]:', fg='red')} {problem}\n  fix: {fix}", err=True)
+
+
 def print_error(settings: Settings, name: str, problem: str, fix: str, *, exit_code: int) -> None:
     """Print a failure on stderr, and with ``--json`` as the one document on stdout too."""
-    click.echo(f"{style(f'error[{name}]:', fg='red')} {problem}\n  fix: {fix}", err=True)
+    print_problem(name, problem, fix)
     if settings.json:
         error = {"id": name, "exit_code": exit_code, "problem": problem, "fix": fix}
         click.echo(json.dumps({"error": error}, indent=2, ensure_ascii=False))

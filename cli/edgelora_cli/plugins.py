@@ -56,12 +56,16 @@ def list_command() -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Show one plugin: its derivatives, its parts, and every option with its default."""
+    import difflib
+
     from edgelora.errors import PluginMissing
 
     found = {plugin.name: plugin for plugin in Registry.discover().plugins}
     if name not in found:
+        near = difflib.get_close_matches(name, found, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
         known = ", ".join(sorted(found)) or "none"
-        raise PluginMissing(f"no plugin {name!r} is installed", fix=f"installed are: {known}")
+        raise PluginMissing(f"no plugin {name!r} is installed", fix=f"{hint}installed are: {known}")
     plugin = found[name]
     emit(_document(plugin) | {"options": _schemas(plugin)}, _describe(plugin))
 

@@ -51,11 +51,11 @@ def recipe() -> None:
 @click.option("--data", default="train.jsonl", show_default=True, help="The file with your rows.")
 def new(path: Path, derivative: str, base: str, data: str) -> None:
     """Write a commented recipe to PATH (recipe.yaml), ready to be edited."""
-    from edgelora.errors import RecipeError
+    from edgelora.errors import TargetExists
     from edgelora.recipe import make_recipe
 
     if path.exists():
-        raise RecipeError(f"{path} exists already", fix="choose another name, or delete it first")
+        raise TargetExists(f"{path} exists already", fix="choose another name, or delete it first")
     # JSON strings are YAML strings: names with spaces, colons or hashes stay what they are.
     values = {"derivative": derivative, "base": base, "data": data, "out": f"runs/{path.stem}"}
     quoted = {key: _yaml_scalar(value) for key, value in values.items()}

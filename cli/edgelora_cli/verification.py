@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgelora_cli.commands import Command
-from edgelora_cli.console import emit
+from edgelora_cli.console import emit, print_problem, settings, warn
+
+if TYPE_CHECKING:
+    from edgelora.verify import Finding
 
 
 @click.command(
@@ -19,23 +24,71 @@ from edgelora_cli.console import emit
     """,
 )
 @click.argument("adapter")
-def verify(adapter: str) -> None:
+@click.pass_context
+def verify(ctx: click.Context, adapter: str) -> None:
     """Check ADAPTER, a folder or the reference of a pulled adapter, against its manifest.
 
-    Checks the manifest, the set of files, every digest, the form of every tensor file, and that nothing in the
-    folder can run code. Reports all it finds; the exit code is the class of the first.
+    Checks the manifest, the set of files, every digest, the form of every tensor file, and that nothing
+    in the folder can run code. Reports all it finds; the exit code is the class of the first error.
     """
-    from edgelora.verify import check
+    from edgelora.transfer import resolve_adapter
     from edgelora.verify import verify as find
-    from edgelora_cli.references import adapter_folder
 
-    folder = adapter_folder(adapter)
+    folder = resolve_adapter(adapter)
     findings = find(folder)
-    if findings:
-        _report(folder, findings)
-    manifest = check(folder)
-    count, size = len(manifest.files), sum(entry.size for entry in manifest.files)
-    emit(
-        {"folder": str(folder), "ok": True, "files": count, "bytes": size, "findings": []},
-        f"{folder}: sound ({count} files, {size:,} bytes, tree {manifest.tree_digest})",
-    )
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        ctx.exit(_report_unsound(folder, findings, errors[0]))
+    for finding in findings:
+        warn(f"{finding.path}: {finding.problem}")
+    _report_sound(folder, findings)
+
+
+def _folder_of(adapter: str) -> Path:
+    """The folder, unlike when an adapter is applied, whether it is sound or not."""
+    from edgelora.errors import AdapterNotFound
+    from edgelora.store import parse_reference
+    from edgelora.transfer.catalog import find_pulled
+
+    folder = Path(adapter).expanduser()
+    if folder.exists() or adapter.startswith((".", "/", "~")):
+        return folder
+    pulled = find_pulled(parse_reference(adapter))
+    if pulled is None:
+        raise AdapterNotFound(
+            f"{adapter} is neither a folder nor an adapter pulled to this machine",
+            fix=f"pull it first: edgelora pull {adapter}",
+        )
+    return pulled
+
+
+def _report_sound(folder: Path, findings: list[Finding]) -> None:
+    from edgelora.manifest import MANIFEST_NAME, read_manifest
+
+    manifest = read_manifest(folder / MANIFEST_NAME)
+    size = sum(entry.size for entry in manifest.files)
+    document = _document(folder, findings) | {
+        "files": len(manifest.files),
+        "bytes": size,
+        "tree_digest": manifest.tree_digest,
+    }
+    text = f"{folder}: sound ({len(manifest.files)} files, {size:,} bytes)\n  {manifest.tree_digest}"
+    emit(document, text)
+
+
+def _report_unsound(folder: Path, findings: list[Finding], first: Finding) -> int:
+    from edgelora.errors import every_error
+
+    exit_code = next(kind.exit_code for kind in every_error() if kind.id == first.id)
+    error = {"id": first.id, "exit_code": exit_code, "problem": first.problem, "fix": first.fix}
+    for finding in findings:
+        where = f"{finding.path}: " if finding.path else ""
+        print_problem(finding.id, f"{where}{finding.problem}", finding.fix)
+    if settings().json:
+        emit(_document(folder, findings) | {"error": error}, "")
+    return exit_code
+
+
+def _document(folder: Path, findings: list[Finding]) -> dict[str, Any]:
+    sound = not any(finding.severity == "error" for finding in findings)
+    return {"folder": str(folder), "sound": sound, "findings": [asdict(finding) for finding in findings]}

@@ -1,0 +1,99 @@
+"""``edgelora evaluate``: measure a base on a recipe's held-out data, with or without an adapter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgelora_cli.commands import Command, set_option, threads_option
+from edgelora_cli.console import emit, note
+
+if TYPE_CHECKING:
+    from edgelora.protocols import Measurement
+
+GATE = re.compile(r"\s*(?P<metric>[^<>=\s]+)\s*(?P<sign>>=|<=)\s*(?P<bar>[-+0-9.eE]+)\s*")
+
+
+@click.command(
+    cls=Command,
+    short_help="Measure a base, with or without an adapter.",
+    examples="""
+    edgelora evaluate recipe.yaml
+    edgelora evaluate recipe.yaml --adapter runs/first/adapter
+    edgelora evaluate recipe.yaml --adapter acme/decimals --gate "main.exact-match>=0.9"
+    """,
+)
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "--adapter", metavar="REF", help="A folder or a reference; left out, the base alone is measured."
+)
+@click.option(
+    "--gate", "gates", multiple=True, metavar="METRIC>=BAR", help="Exit 10 unless it holds (repeatable)."
+)
+@set_option
+@threads_option
+def evaluate(
+    recipe: Path, adapter: str | None, gates: tuple[str, ...], changes: tuple[str, ...], threads: int | None
+) -> None:
+    """Run the evaluators of RECIPE on its held-out rows."""
+    from edgelora.plan import make_plan
+    from edgelora.recipe import read_recipe
+    from edgelora.registry import Registry
+    from edgelora_cli.dependencies import need_train_extra
+
+    bars = [_parse_gate(gate) for gate in gates]
+    registry = Registry.discover()
+    plan = make_plan(read_recipe(recipe, changes), registry)
+    need_train_extra("measuring")
+
+    from edgelora.engine.data import load_dataset
+    from edgelora.engine.evaluate import evaluate as measure
+    from edgelora_cli.measurements import measurement_table
+    from edgelora_cli.models import open_adapted, open_base, use_threads
+
+    wanted = plan.recipe
+    use_threads(threads)
+    if adapter is None:
+        opened = open_base(plan)
+    else:
+        opened = open_adapted(adapter, registry, base=wanted.base, dtype=wanted.train.dtype)
+    dataset = load_dataset(wanted.data, opened.tokenizer, max_length=wanted.train.max_length)
+    for line in dataset.report.lines():
+        note(line)
+    found = measure(opened.model, opened.layers, plan, tokenizer=opened.tokenizer, dataset=dataset)
+    document = {
+        "base": opened.base,
+        "adapter": adapter,
+        "measurements": {name: asdict(value) for name, value in found.items()},
+    }
+    for metric, sign, bar in bars:
+        _check_gate(found, metric, sign, bar)
+    emit(document, measurement_table(found, {}))
+
+
+def _parse_gate(text: str) -> tuple[str, str, float]:
+    match = GATE.fullmatch(text)
+    if match is None:
+        raise click.UsageError(f"--gate {text!r} is not of the form METRIC>=BAR or METRIC<=BAR")
+    try:
+        return match["metric"], match["sign"], float(match["bar"])
+    except ValueError as error:
+        raise click.UsageError(f"--gate {text!r}: {match['bar']!r} is not a number") from error
+
+
+def _check_gate(found: Mapping[str, Measurement], metric: str, sign: str, bar: float) -> None:
+    from edgelora.errors import GateFailed
+
+    if metric not in found:
+        raise GateFailed(f"nothing measured {metric!r}", fix=f"measured were: {', '.join(found) or 'none'}")
+    value = found[metric].value
+    if not (value >= bar if sign == ">=" else value <= bar):
+        raise GateFailed(
+            f"{metric} is {value:.4g} (n = {found[metric].n}), and it had to be {sign} {bar:g}",
+            fix="train longer or on more data, or lower the bar",
+        )

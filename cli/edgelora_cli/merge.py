@@ -1,0 +1,48 @@
+"""``edgelora merge``: a model folder with an adapter folded into its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgelora_cli.commands import Command, threads_option
+from edgelora_cli.console import emit
+
+
+@click.command(
+    cls=Command,
+    short_help="Fold an adapter into its base model.",
+    examples="""
+    edgelora merge --adapter runs/first/adapter --out merged
+    edgelora merge --adapter acme/decimals@1.0.0 --base ./models/llama --out merged
+    """,
+)
+@click.option("--adapter", required=True, metavar="REF", help="A folder or a reference.")
+@click.option("--base", help="A folder, a cached Hub id or micro.  [default: the one the adapter names]")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to write.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@threads_option
+def merge(adapter: str, base: str | None, out: Path, dtype: str, threads: int | None) -> None:
+    """Write a model folder that answers as the base with the adapter does, for runtimes without adapters."""
+    from edgelora_cli.dependencies import need_train_extra
+
+    need_train_extra("merging")
+
+    import torch
+
+    from edgelora.engine.apply import load_adapted
+    from edgelora.engine.merge import merge as fold
+    from edgelora.registry import Registry
+    from edgelora_cli.models import use_threads
+
+    use_threads(threads)
+    adapted = load_adapted(adapter, Registry.discover(), base=base, dtype="float32")
+    merged = fold(adapted, out.absolute(), getattr(torch, dtype))
+    document = {
+        "folder": str(merged.folder),
+        "adapter": adapter,
+        "dtype": dtype,
+        "largest_logit_difference": merged.largest_difference,
+    }
+    emit(document, f"merged model: {out} ({dtype}, logits differ by at most {merged.largest_difference:.1e})")

@@ -1,0 +1,63 @@
+"""A model ready to be asked or measured: a base alone, or with an adapter applied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgelora.plan import Plan
+    from edgelora.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class OpenModel:
+    """What generate, evaluate and quickstart work with."""
+
+    model: Any
+    tokenizer: Any
+    base: str
+    layers: Mapping[str, Any] = field(default_factory=dict)
+
+
+def use_threads(threads: int | None) -> None:
+    """Fix torch's threads; None takes the cores this process may use."""
+    import torch
+
+    from edgelora.engine.conditions import available_cores
+
+    torch.set_num_threads(threads or available_cores())
+
+
+def bare_plan(base: str, registry: Registry) -> Plan:
+    """A plan that only names a base, unquantized."""
+    from edgelora.plan import make_plan
+    from edgelora.recipe import make_recipe
+
+    return make_plan(make_recipe({"base": base}), registry)
+
+
+def open_base(plan: Plan) -> OpenModel:
+    """The base of a plan, quantized as the plan says, without an adapter."""
+    from edgelora.engine.base import load_base, load_tokenizer, locate_base
+
+    name = plan.recipe.base
+    return OpenModel(load_base(plan), load_tokenizer(locate_base(name, plan.recipe.revision)), name)
+
+
+def open_adapted(
+    adapter: str, registry: Registry, *, base: str | None = None, dtype: str = "auto"
+) -> OpenModel:
+    """An adapter on its base.
+
+    Args:
+        adapter: A folder or a reference.
+        registry: The installed plugins.
+        base: A folder, a cached Hub id or ``micro``; None takes the one the adapter names.
+        dtype: ``auto``, ``float32`` or ``bfloat16``.
+    """
+    from edgelora.engine.apply import load_adapted
+
+    found = load_adapted(adapter, registry, base=base, dtype=dtype)
+    return OpenModel(found.model, found.tokenizer, found.plan.recipe.base, found.layers)

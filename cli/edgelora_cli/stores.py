@@ -1,0 +1,76 @@
+"""``edgelora stores``: the named places adapters live in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from edgelora_cli.commands import Group
+from edgelora_cli.console import emit, table
+
+if TYPE_CHECKING:
+    from edgelora.store import StoreConfig
+
+
+@click.group(cls=Group, short_help="Name the places adapters live in.")
+def stores() -> None:
+    """Name the places adapters live in; a reference such as site:acme/decimals uses the name.
+
+    The store "local" is a directory mirror on this machine, made when something is first pushed to it.
+    """
+
+
+@stores.command(
+    "list",
+    examples="""
+    edgelora stores list
+    edgelora stores list --json
+    """,
+)
+def list_command() -> None:
+    """List the configured stores."""
+    from edgelora.store import read_store_config
+
+    _emit_stores(read_store_config())
+
+
+@stores.command(
+    examples="""
+    edgelora stores add site /srv/mirror
+    edgelora stores add usb file:///media/usb/mirror --default
+    """
+)
+@click.argument("name")
+@click.argument("address")
+@click.option("--default", "is_default", is_flag=True, help="Let references without a store mean this one.")
+def add(name: str, address: str, is_default: bool) -> None:
+    """Call the store at ADDRESS, a directory or a file:// address, NAME."""
+    from edgelora.store import add_store, set_default_store
+
+    config = add_store(name, address)
+    _emit_stores(set_default_store(name) if is_default else config)
+
+
+@stores.command(
+    examples="""
+    edgelora stores remove usb
+    """
+)
+@click.argument("name")
+def remove(name: str) -> None:
+    """Forget the store NAME; the adapters in it stay where they are."""
+    from edgelora.store import remove_store
+
+    _emit_stores(remove_store(name))
+
+
+def _emit_stores(config: StoreConfig) -> None:
+    rows = [
+        (name, address, "default" if name == config.default else "")
+        for name, address in config.addresses.items()
+    ]
+    document = {
+        "stores": [{"name": name, "address": address, "default": bool(mark)} for name, address, mark in rows]
+    }
+    emit(document, table(("store", "address", ""), rows))

@@ -1,0 +1,68 @@
+"""``edgelora push`` and ``edgelora pull``: adapters to and from a store."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from edgelora_cli.commands import Command
+from edgelora_cli.console import emit, note
+
+
+@click.command(
+    cls=Command,
+    short_help="Publish an adapter to a store.",
+    examples="""
+    edgelora push runs/first/adapter acme/decimals@1.0.0
+    edgelora push runs/first/adapter acme/decimals --to /media/usb/mirror
+    """,
+)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("reference", metavar="NS/NAME[@VERSION]")
+@click.option(
+    "--to", metavar="STORE", help="A store's name, a directory or an address.  [default: the default store]"
+)
+def push(folder: Path, reference: str, to: str | None) -> None:
+    """Verify FOLDER and publish it as NS/NAME[@VERSION]; a version, once published, never changes."""
+    from edgelora.transfer import push as publish
+
+    receipt = publish(folder, reference, to=to)
+    sent = f"{receipt.files} files, {receipt.bytes:,} bytes, {receipt.reused_bytes:,} of them there already"
+    state = "was published before" if receipt.reused else "published"
+    emit(
+        asdict(receipt),
+        f"{receipt.reference} {state}\n  {receipt.store}\n  {sent}\n  {receipt.manifest_digest}",
+    )
+    note(f"next: edgelora pull {receipt.reference}{f' --from {to}' if to else ''}")
+
+
+@click.command(
+    cls=Command,
+    short_help="Fetch an adapter from a store and verify it.",
+    examples="""
+    edgelora pull acme/decimals
+    edgelora pull acme/decimals@1.0.0 --from /media/usb/mirror --into adapters/decimals
+    """,
+)
+@click.argument("reference")
+@click.option("--from", "source", metavar="STORE", help="A store's name, a directory or an address.")
+@click.option(
+    "--into", type=click.Path(path_type=Path), help="The folder to write.  [default: below edgelora's home]"
+)
+def pull(reference: str, source: str | None, into: Path | None) -> None:
+    """Fetch REFERENCE, verify every byte, and only then make it visible."""
+    from edgelora.transfer import pull as fetch
+
+    pulled = fetch(reference, source=source, into=into)
+    document = {
+        "reference": pulled.reference,
+        "folder": str(pulled.folder),
+        "store": pulled.store,
+        "tree_digest": pulled.manifest.tree_digest,
+        "fetched_bytes": pulled.fetched_bytes,
+        "reused": pulled.reused,
+    }
+    state = "was here already, and is sound" if pulled.reused else "pulled and verified"
+    emit(document, f"{pulled.reference} {state}\n  {pulled.folder}")

@@ -1,0 +1,148 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from edgelora_cli import dependencies
+
+
+def test_plugins_list_names_parts_and_derivatives(edgelora):
+    ran = edgelora("plugins", "list")
+    assert ran.exit_code == 0
+    assert "derivative qlora, quantizer nf4, quantizer fp4" in ran.out
+
+
+def test_plugins_list_as_json_says_where_each_comes_from(edgelora):
+    plugins = {plugin["name"]: plugin for plugin in edgelora("plugins", "list", "--json").document["plugins"]}
+    assert plugins["qlora"]["state"] == "ready"
+    assert plugins["qlora"]["distribution"] == "edgelora"
+    assert {"kind": "quantizer", "name": "nf4"}.items() <= plugins["qlora"]["parts"][0].items()
+
+
+def test_plugins_list_obeys_only(edgelora, monkeypatch):
+    monkeypatch.setenv("EDGELORA_ONLY", "lora,misspelt")
+    ran = edgelora("plugins", "list", "--json")
+    states = {plugin["name"]: plugin["state"] for plugin in ran.document["plugins"]}
+    assert states["lora"] == "ready" and states["qlora"] == "blocked"
+    assert "misspelt" in ran.err
+
+
+def test_plugins_show_lists_every_option_with_its_default(edgelora):
+    ran = edgelora("plugins", "show", "qlora")
+    assert "block_size = 64" in ran.out and "arXiv:2305.14314" in ran.out
+
+
+def test_plugins_show_of_an_unknown_plugin_names_those_there_are(edgelora):
+    ran = edgelora("plugins", "show", "qlorra")
+    assert ran.exit_code == 7
+    assert ran.err == (
+        "error[plugin-missing]: no plugin 'qlorra' is installed\n"
+        "  fix: did you mean 'qlora'? installed are: baseline, litmus, lora, qlora\n"
+    )
+
+
+def test_recipe_new_writes_a_recipe_that_plans(edgelora):
+    made = edgelora("recipe", "new", "my.yaml", "--derivative", "qlora", "--data", "rows: odd #1.jsonl")
+    assert made.exit_code == 0 and "edgelora plan my.yaml" in made.err
+    document = yaml.safe_load(Path("my.yaml").read_text())
+    assert document["data"][0]["path"] == "rows: odd #1.jsonl" and document["out"] == "runs/my"
+    assert edgelora("plan", "my.yaml").exit_code == 0
+
+
+def test_recipe_new_never_replaces_a_file(edgelora):
+    Path("recipe.yaml").write_text("mine")
+    ran = edgelora("recipe", "new")
+    assert ran.exit_code == 3
+    assert ran.err == (
+        "error[target-exists]: recipe.yaml exists already\n  fix: choose another name, or delete it first\n"
+    )
+    assert Path("recipe.yaml").read_text() == "mine"
+
+
+def test_recipe_schema_is_a_json_schema(edgelora):
+    assert json.loads(edgelora("recipe", "schema").out)["properties"]["derivative"]["default"] == "lora"
+
+
+def test_plan_shows_parts_with_options(edgelora):
+    Path("recipe.yaml").write_text("{derivative: qlora, base: micro, data: [{path: a.jsonl}]}")
+    ran = edgelora("plan", "recipe.yaml", "--set", "adapter.rank=4", "--json")
+    assert ran.document["parts"]["quantizer"]["name"] == "nf4"
+    assert ran.document["parts"]["adapter"]["options"]["rank"] == 4
+    assert "nf4" in edgelora("plan", "recipe.yaml").out
+
+
+def test_plan_of_a_missing_recipe_says_how_to_write_one(edgelora):
+    ran = edgelora("plan", "absent.yaml")
+    assert (ran.exit_code, ran.out) == (4, "")
+    assert ran.err == (
+        "error[file-not-found]: there is no recipe absent.yaml\n  fix: write one with: edgelora recipe new\n"
+    )
+
+
+def test_plan_of_an_unknown_key_names_the_nearest(edgelora):
+    Path("recipe.yaml").write_text("{base: micro, train: {max_step: 3}}")
+    ran = edgelora("plan", "recipe.yaml")
+    assert ran.exit_code == 3
+    assert "unknown key 'train.max_step'" in ran.err and "did you mean 'max_steps'?" in ran.err
+
+
+def test_stores_are_added_listed_and_removed(edgelora, tmp_path):
+    assert edgelora("stores", "add", "usb", str(tmp_path / "usb"), "--default").exit_code == 0
+    listed = edgelora("stores", "list", "--json").document["stores"]
+    assert {"name": "usb", "address": f"file://{tmp_path / 'usb'}", "default": True} in listed
+    assert "local" in [store["name"] for store in listed]
+    assert edgelora("stores", "remove", "usb").exit_code == 0
+    ran = edgelora("stores", "remove", "usb")
+    assert ran.exit_code == 4
+    assert "error[store-not-found]: no store is named 'usb'" in ran.err
+
+
+def test_doctor_tells_versions_devices_and_folders(edgelora, tmp_path):
+    report = edgelora("doctor", "--json").document
+    assert report["packages"]["click"] and report["folders"]["home"] == str(tmp_path / "home")
+    assert {"name", "state", "cause", "fix"} == report["plugins"][0].keys()
+    assert "nothing is missing" in edgelora("doctor").out
+
+
+def test_doctor_says_how_to_get_what_is_missing(edgelora, monkeypatch):
+    monkeypatch.setattr("edgelora_cli.doctor.TRAIN", ("no-such-package",))
+    ran = edgelora("doctor")
+    assert "for training, install no-such-package: pip install 'edgelora[train]'" in ran.out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("train", "recipe.yaml"), ("evaluate", "recipe.yaml"), ("generate", "hello"),
+     ("merge", "--adapter", "a/b", "--out", "merged"), ("quickstart",)],
+    ids=lambda arguments: arguments[0],
+)  # fmt: skip
+def test_without_the_train_extra_the_command_to_type_is_named(edgelora, monkeypatch, arguments):
+    monkeypatch.setattr(dependencies, "NEEDED", ("no_such_torch",))
+    Path("recipe.yaml").write_text("{base: micro, data: [{path: a.jsonl}]}")
+    ran = edgelora(*arguments)
+    assert ran.exit_code == 7
+    assert ran.err.startswith("error[dependency-missing]: ")
+    assert "needs no_such_torch, which is not installed" in ran.err
+    assert "pip install 'edgelora[train]'" in ran.err
+    assert "--index-url https://download.pytorch.org/whl/cpu" in ran.err
+
+
+def test_generate_without_a_prompt_is_a_usage_error(edgelora, monkeypatch):
+    import io
+    import sys
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    ran = edgelora("generate")
+    assert ran.exit_code == 2 and "there is no prompt" in ran.err
+
+
+def test_a_gate_that_is_not_one_is_a_usage_error(edgelora):
+    Path("recipe.yaml").write_text("{base: micro}")
+    ran = edgelora("evaluate", "recipe.yaml", "--gate", "accuracy=1")
+    assert ran.exit_code == 2 and "METRIC>=BAR" in ran.err
+
+
+def test_train_refuses_to_resume_and_overwrite_at_once(edgelora):
+    ran = edgelora("train", "recipe.yaml", "--resume", "--overwrite")
+    assert ran.exit_code == 2 and "exclude each other" in ran.err

@@ -1,0 +1,36 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "numpy", "transformers", "peft", "huggingface_hub", "accelerate", "polars", "bitsandbytes")
+
+
+def modules_after(arguments: list[str], folder: Path) -> list[str]:
+    code = (
+        "import json, sys, edgelora_cli\n"
+        f"code = edgelora_cli.run_command({arguments!r})\n"
+        f"print(json.dumps([code, [name for name in {HEAVY!r} if name in sys.modules]]), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+    exit_code, heavy = json.loads(done.stderr.splitlines()[-1])
+    assert exit_code == 0, done.stderr
+    return list(heavy)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--help"], ["--version"], ["plugins", "list"], ["plugins", "show", "qlora"], ["stores", "list"],
+     ["recipe", "schema"], ["recipe", "new"], ["list"], ["completion", "zsh"]],
+    ids=lambda arguments: "-".join(arguments) or "bare",
+)  # fmt: skip
+def test_light_commands_import_nothing_heavy(arguments, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGELORA_HOME", str(tmp_path / "home"))
+    assert modules_after(arguments, tmp_path) == []
+
+
+def test_plan_imports_nothing_heavy(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("{derivative: qlora, base: micro}")
+    assert modules_after(["plan", "recipe.yaml"], tmp_path) == []

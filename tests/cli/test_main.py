@@ -1,0 +1,191 @@
+import os
+import signal
+import subprocess
+import sys
+
+import click
+import pytest
+
+import edgelora_cli
+from edgelora.errors import EdgeloraError, every_error
+from edgelora_cli.root import COMMANDS, root
+
+COMMAND = [sys.executable, "-m", "edgelora_cli"]
+
+
+def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("edgelora.registry.Registry.discover", broken)
+
+
+@pytest.mark.parametrize("kind", every_error(), ids=lambda kind: kind.id)
+def test_every_error_prints_id_problem_and_fix_and_exits_with_its_class(edgelora, monkeypatch, kind):
+    fail_with(monkeypatch, kind("the problem", fix="the fix"))
+    ran = edgelora("plugins", "list")
+    assert ran.err == f"error[{kind.id}]: the problem\n  fix: the fix\n"
+    assert (ran.exit_code, ran.out) == (kind.exit_code, "")
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_with_json_an_error_is_the_one_document_on_stdout(edgelora, monkeypatch, place):
+    fail_with(monkeypatch, EdgeloraError("the problem", fix="the fix"))
+    words = ["plugins", "list"]
+    ran = edgelora(*(["--json", *words] if place == "before" else [*words, "--json"]))
+    assert ran.document == {
+        "error": {"id": "error", "exit_code": 1, "problem": "the problem", "fix": "the fix"}
+    }
+
+
+def test_an_unexpected_exception_is_called_a_bug_and_hides_its_traceback(edgelora, monkeypatch):
+    fail_with(monkeypatch, ZeroDivisionError("division by zero"))
+    ran = edgelora("plugins", "list")
+    assert ran.exit_code == 1
+    assert ran.err.startswith("error[bug]: unexpected ZeroDivisionError: division by zero\n")
+    assert "--verbose" in ran.err and "Traceback" not in ran.err
+
+
+def test_verbose_shows_the_traceback(edgelora, monkeypatch):
+    fail_with(monkeypatch, ZeroDivisionError("division by zero"))
+    assert "Traceback" in edgelora("plugins", "list", "--verbose").err
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
+def test_the_keyboard_ends_with_130(edgelora, monkeypatch, error):
+    fail_with(monkeypatch, error)
+    ran = edgelora("plugins", "list", "--json")
+    assert ran.exit_code == 130
+    assert ran.document["error"]["id"] == "interrupted"
+
+
+def test_an_unknown_command_names_the_nearest(edgelora):
+    ran = edgelora("plugin", "list")
+    assert ran.exit_code == 2
+    assert ran.err == (
+        "error[usage]: there is no command 'plugin'; did you mean 'plugins'?\n  fix: see edgelora --help\n"
+    )
+
+
+def test_wrong_options_are_usage_errors_with_a_place_to_look(edgelora):
+    ran = edgelora("plugins", "list", "--colour", "--json")
+    assert ran.exit_code == 2
+    assert ran.document["error"]["id"] == "usage"
+    assert ran.document["error"]["fix"] == "see edgelora plugins list --help"
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    piped = " ".join([*COMMAND, "plugins", "list", "--json"])
+    script = f"set -o pipefail; {piped} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.strip() in ("0", "141")  # 0 when everything fitted into the pipe before it closed
+
+
+def test_closed_output_ends_with_141(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*COMMAND, "plugins", "list"], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_sigint_in_a_real_process_ends_with_130():
+    # Waiting for a prompt on an open stdin is where the signal arrives.
+    process = subprocess.Popen(
+        [*COMMAND, "generate"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        process.wait(timeout=1.5)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "error[interrupted]" in err
+
+
+def test_the_bare_command_shows_a_first_screen_that_fits_a_terminal(edgelora):
+    ran = edgelora()
+    lines = ran.out.splitlines()
+    assert ran.exit_code == 0
+    assert len(lines) <= 24 and max(map(len, lines)) <= 100
+    for word in ("quickstart", "recipe new", "train", "push", "pull", "generate", "--help", "doctor"):
+        assert f"edgelora {word}" in ran.out or word == "--help"
+
+
+def test_help_lists_every_command_once_without_importing_it():
+    code = (
+        "import sys, edgelora_cli; edgelora_cli.run_command(['--help']);"
+        "print([m for m in sys.modules if m.startswith('edgelora_cli.')], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    listed = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ") and line.strip()]
+    assert [name for name in listed if name in COMMANDS] == list(COMMANDS)
+    assert "plugins" not in done.stderr and "quickstart" not in done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_says_of_itself_what_the_list_says(name):
+    with click.Context(root) as context:
+        command = root.get_command(context, name)
+    assert command is not None
+    assert command.get_short_help_str(100) == COMMANDS[name].summary
+
+
+def leaves(command: click.Command, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], click.Command]]:
+    if not isinstance(command, click.Group):
+        return [(path, command)]
+    with click.Context(command) as context:
+        inner = [(name, command.get_command(context, name)) for name in command.list_commands(context)]
+    return [leaf for name, child in inner if child for leaf in leaves(child, (*path, name))]
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    leaves(root, ()),
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
+)
+def test_every_command_has_examples_and_the_shared_flags(edgelora, path, command):
+    ran = edgelora(*path, "--help")
+    assert ran.exit_code == 0
+    assert (
+        f"  edgelora {' '.join(path)}" in ran.out.partition("Examples:")[2]
+        or "edgelora completion" in ran.out
+    )
+    for flag in ("--json", "--quiet", "--verbose", "--offline"):
+        assert flag in ran.out
+
+
+def test_version_is_printed(edgelora):
+    from edgelora import __version__
+
+    assert edgelora("--version").out == f"edgelora {__version__}\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_printed_for_each_shell(edgelora, shell):
+    assert "_EDGELORA_COMPLETE" in edgelora("completion", shell).out
+
+
+def test_completion_completes_commands():
+    environment = {
+        **os.environ,
+        "_EDGELORA_COMPLETE": "bash_complete",
+        "COMP_WORDS": "edgelora qu",
+        "COMP_CWORD": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", "from edgelora_cli import main; main()"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "quickstart" in done.stdout
+
+
+def test_the_package_is_the_script():
+    assert edgelora_cli.main.__module__ == "edgelora_cli"
