@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import yaml
 
@@ -29,7 +30,7 @@ class StoreConfig:
     @property
     def addresses(self) -> dict[str, str]:
         """Every name that can be used, sorted."""
-        return dict(sorted({LOCAL: f"file://{home() / 'mirror'}", **self.stores}.items()))
+        return dict(sorted({LOCAL: (home() / "mirror").as_uri(), **self.stores}.items()))
 
     def address_of(self, name: str) -> str:
         """Where a named store is.
@@ -111,10 +112,10 @@ def normal_address(address: str) -> str:
         StoreError: It is of an unknown kind, or not complete.
     """
     if "://" not in address:
-        return f"file://{Path(address).expanduser().absolute()}"
+        return Path(os.path.abspath(Path(address).expanduser())).as_uri()
     parts = urlsplit(address)
     if address.startswith("file:///"):
-        return address.rstrip("/") if address != "file:///" else address
+        return directory_of(address).as_uri()
     if parts.scheme in ("http", "https") and parts.netloc and "@" not in parts.netloc:
         return address.rstrip("/")
     if address == "hf://":
@@ -123,6 +124,11 @@ def normal_address(address: str) -> str:
         f"{address!r} is not the address of a store",
         fix="write a directory, file:///srv/mirror, https://host or hf://, without a password in it",
     )
+
+
+def directory_of(address: str) -> Path:
+    """The directory that a ``file://`` address names."""
+    return Path(os.path.abspath(unquote(address.removeprefix("file://"))))
 
 
 def _path() -> Path:

@@ -55,7 +55,7 @@ class DirectoryStore:
     @property
     def address(self) -> str:
         """How messages and references name this store."""
-        return f"file://{self.root}"
+        return self.root.as_uri()
 
     def list_adapters(self) -> list[str]:
         """``ns/name`` of every adapter with at least one version, sorted."""

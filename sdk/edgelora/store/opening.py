@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from edgelora.errors import StoreError
-from edgelora.store.configured import LOCAL, normal_address, read_store_config
+from edgelora.store.configured import LOCAL, directory_of, normal_address, read_store_config
 from edgelora.store.directory import DirectoryStore
 from edgelora.store.protocol import Store
 
@@ -27,7 +25,7 @@ def open_store(name_or_address: str | None = None) -> Store:
 def _open(address: str, *, is_local: bool) -> Store:
     if address.startswith("file://"):
         # Only below edgelora's own directory are parents made: elsewhere a missing one is a disk not mounted.
-        return DirectoryStore(Path(address.removeprefix("file://")), make_parents=is_local)
+        return DirectoryStore(directory_of(address), make_parents=is_local)
     raise StoreError(
         f"{address} cannot be opened: this edgelora reads and writes directory mirrors only",
         fix="use a directory, or its address file:///srv/mirror",

@@ -11,7 +11,7 @@ from edgelora.transfer.catalog import (
 )
 from edgelora.transfer.pull import Pulled, pull
 from edgelora.transfer.push import Receipt, push
-from edgelora.transfer.resolve import resolve_adapter
+from edgelora.transfer.resolve import locate_adapter, resolve_adapter
 
 __all__ = [
     "Listing",
@@ -21,6 +21,7 @@ __all__ = [
     "find_manifest",
     "list_adapters",
     "list_published",
+    "locate_adapter",
     "pull",
     "push",
     "remove",

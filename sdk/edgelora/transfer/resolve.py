@@ -23,10 +23,16 @@ def resolve_adapter(adapter: str | Path) -> Path:
         MissingFile: A path that does not exist.
         EdgeloraError: What `edgelora.verify.check` or `pull` finds.
     """
+    folder = locate_adapter(adapter)
+    check(folder)
+    return folder
+
+
+def locate_adapter(adapter: str | Path) -> Path:
+    """The same folder, not verified: for reports on what is wrong with it."""
     text = os.fspath(adapter)
     folder = Path(text).expanduser()
     if (folder / MANIFEST_NAME).is_file() or (folder.is_dir() and _is_path(adapter, text)):
-        check(folder)
         return folder.absolute()
     if _is_path(adapter, text):
         raise MissingFile(
@@ -34,10 +40,7 @@ def resolve_adapter(adapter: str | Path) -> Path:
         )
     reference = parse_reference(text)
     pulled = find_pulled(reference) if reference.store is None else None
-    if pulled is None:
-        return pull(text).folder
-    check(pulled)
-    return pulled
+    return pulled or pull(text).folder
 
 
 def _is_path(adapter: str | Path, text: str) -> bool:
