@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from edgelora.engine.base import load_base, load_tokenizer, locate_base
 from edgelora.engine.inject import adapter_tensors, inject
+from edgelora.engine.known_bases import recall_base
 from edgelora.engine.pack import NATIVE_NAME
 from edgelora.engine.peft_format import WEIGHTS_NAME, from_peft
 from edgelora.errors import (
+    BaseNotFound,
     FeatureRequired,
     NoEffect,
     PartNotFound,
@@ -57,7 +59,8 @@ def load_adapted(
     Args:
         reference: An adapter directory, a pulled adapter, or a reference into a store.
         registry: The installed plugins.
-        base: Folder or Hub id of the base; by default the name in the manifest.
+        base: Folder or Hub id of the base; by default the one the manifest names, or the folder where a base
+            with the same weights was last trained on.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
         device: Where to load.
 
@@ -69,8 +72,8 @@ def load_adapted(
     """
     folder = resolve_adapter(reference)
     manifest = check(folder)
-    plan = plan_of(manifest, registry, base=base, dtype=dtype)
-    place = locate_base(plan.recipe.base, plan.recipe.revision)
+    place = _find_base(manifest.base, base)
+    plan = plan_of(manifest, registry, base=str(place), dtype=dtype)
     check_base(manifest.base, identify_base(place), str(place))
     model = load_base(plan, device)
     layers = _put_on(model, folder, manifest, plan)
@@ -102,7 +105,21 @@ def apply(model: Any, reference: str, registry: Registry | None = None) -> dict[
     return _put_on(model, folder, manifest, plan)
 
 
-def plan_of(manifest: Manifest, registry: Registry, *, base: str | None, dtype: str) -> Plan:
+def _find_base(wanted: Base, given: str | None) -> Path:
+    if given is not None:
+        return locate_base(given)
+    try:
+        return locate_base(wanted.repo, wanted.revision)
+    except BaseNotFound as error:
+        if remembered := recall_base(wanted):
+            return remembered
+        raise BaseNotFound(
+            f"the adapter's base {wanted.repo!r} is neither a folder here nor in the Hub's cache",
+            fix="name its folder: --base FOLDER",
+        ) from error
+
+
+def plan_of(manifest: Manifest, registry: Registry, *, base: str, dtype: str) -> Plan:
     """The plan with which the adapter of ``manifest`` is rebuilt.
 
     Raises:
@@ -129,8 +146,7 @@ def plan_of(manifest: Manifest, registry: Registry, *, base: str | None, dtype: 
     recipe = make_recipe(
         {
             "derivative": derivative,
-            "base": base or manifest.base.repo,
-            "revision": None if base else manifest.base.revision,
+            "base": base,
             **chosen,
             "train": {"dtype": dtype},
         },

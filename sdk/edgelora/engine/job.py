@@ -16,6 +16,7 @@ from edgelora.engine import base, evaluate, inject, pack, train
 from edgelora.engine.compute import make_accelerator
 from edgelora.engine.conditions import fix_conditions, restore_conditions, seed_everything
 from edgelora.engine.data import Dataset, load_dataset
+from edgelora.engine.known_bases import remember_base
 from edgelora.engine.memory import peaks, reset_peaks
 from edgelora.engine.report import QuietReporter, Reporter
 from edgelora.engine.run_folder import RunFolder
@@ -163,10 +164,10 @@ class Job:
     ) -> Manifest:
         """Write the adapter directory."""
         self.accelerator.end_training()
-        identity = identify_base(self.place)
-        recipe = self.plan.recipe
+        identity = identify_base(self.place, repo="micro" if self.plan.recipe.base == "micro" else None)
+        remember_base(identity, self.place)
         record = pack.RunRecord(
-            base=identity.model_copy(update={"repo": recipe.base, "revision": recipe.revision}),
+            base=identity,
             dataset=dataset,
             steps=self.steps,
             tokens=self.tokens,

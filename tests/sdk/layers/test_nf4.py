@@ -1,4 +1,4 @@
-"""Four-bit layers against QLoRA's definition written out, at shapes where bitsandbytes' own layer is wrong."""
+"""Four-bit layers against QLoRA's definition, at shapes where bitsandbytes' own layer is wrong."""
 
 import pytest
 import torch
@@ -7,8 +7,10 @@ from torch.nn import functional
 from edgelora.layers.nf4 import FourBitLinear, kernels, quantize_four_bit
 
 NF4 = torch.tensor(
-    [-1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0, 0.0795803, 0.1609302]
-    + [0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0]
+    [
+        *(-1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0),
+        *(0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0),
+    ]
 )
 
 

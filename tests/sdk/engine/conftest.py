@@ -1,0 +1,65 @@
+"""A real two-layer model with a real byte-level tokenizer, and rows to train it on."""
+
+import json
+import random
+
+import pytest
+from tiny_models import save_llama, save_tokenizer
+
+from edgelora.plan import make_plan
+from edgelora.recipe import make_recipe
+from edgelora.registry import Registry
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny-base")
+    save_tokenizer(folder)
+    save_llama(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory):
+    """200 alpaca rows of unequal length."""
+    path = tmp_path_factory.mktemp("data") / "train.jsonl"
+    draw = random.Random(0)
+    with path.open("w") as file:
+        for number in range(200):
+            row = {
+                "instruction": "say " + "x" * draw.randint(1, 20),
+                "input": "",
+                "output": "y" * draw.randint(1, 20) + str(number),
+            }
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def registry():
+    return Registry.discover()
+
+
+@pytest.fixture
+def recipe(tiny_base, rows, tmp_path):
+    """A function that makes a recipe: keywords replace its keys, ``train`` is merged."""
+
+    def make(train=None, **changes):
+        settings = {"max_steps": 6, "batch_size": 2, "accumulation": 2, "learning_rate": 1e-2, "threads": 1}
+        document = {
+            "derivative": "lora",
+            "base": str(tiny_base),
+            "adapter": {"rank": 4},
+            "data": [{"path": str(rows), "held_out": 0.1}],
+            "out": str(tmp_path / "run"),
+            "train": settings | (train or {}),
+        }
+        return make_recipe(document | changes)
+
+    return make
+
+
+@pytest.fixture
+def plan(recipe, registry):
+    """A function that makes a plan of a recipe's changes."""
+    return lambda *args, **changes: make_plan(recipe(*args, **changes), registry)

@@ -1,0 +1,111 @@
+"""Bases are found offline and quantized while they are read."""
+
+import json
+
+import pytest
+import torch
+from tiny_models import save_llama, save_tokenizer
+from transformers import AutoModelForCausalLM
+
+from edgelora.engine.base import load_base, load_tokenizer, locate_base, resolve_dtype
+from edgelora.errors import BaseNotFound, ModelError
+from edgelora.layers import FrozenLinear, QuantizedLinear
+
+PROBE = torch.arange(12)[None]
+
+
+def test_an_unquantized_base_gives_the_logits_of_transformers(plan, tiny_base):
+    model = load_base(plan())
+    reference = AutoModelForCausalLM.from_pretrained(tiny_base)
+    assert torch.equal(model(PROBE).logits, reference(PROBE).logits)
+
+
+def test_every_linear_but_the_head_is_frozen_and_nothing_trains(plan):
+    model = load_base(plan())
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert not isinstance(linears.pop("lm_head"), FrozenLinear)
+    assert len(linears) == 14
+    assert all(isinstance(linear, FrozenLinear) for linear in linears.values())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_quantized_base_computes_with_its_dequantized_weights(plan, tiny_base):
+    model = load_base(plan(derivative="qlora"))
+    reference = AutoModelForCausalLM.from_pretrained(tiny_base)
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLinear):
+            reference.get_submodule(name).weight.data = module.dequantize()
+    assert torch.allclose(model(PROBE).logits, reference(PROBE).logits, atol=1e-5)
+
+
+def test_skipped_modules_stay_as_they_are(plan):
+    model = load_base(plan(derivative="qlora", skip_modules=["down_proj"]))
+    kinds = {n.rpartition(".")[2]: isinstance(m, QuantizedLinear) for n, m in model.named_modules()}
+    assert kinds["q_proj"]
+    assert not kinds["down_proj"]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_sixteen_bit_shards_with_biases_load(plan, tmp_path, tied):
+    folder = tmp_path / "base"
+    save_tokenizer(folder)
+    save_llama(folder, dtype="bfloat16", attention_bias=True, tie_word_embeddings=tied)
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="100KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    model = load_base(plan(base=str(folder), train={"dtype": "bfloat16"}))
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    assert torch.equal(model(PROBE).logits, reference(PROBE).logits)
+    assert model.model.layers[0].self_attn.q_proj.bias is not None
+
+
+def test_a_hub_id_is_found_in_the_cache_only(monkeypatch, tmp_path):
+    snapshot = tmp_path / "models--acme--tiny" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    refs = tmp_path / "models--acme--tiny" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("a" * 40)
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path), raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert locate_base("acme/tiny") == snapshot
+
+
+@pytest.mark.parametrize("name", ["acme/absent", "./absent", "/absent/folder"])
+def test_a_base_that_is_nowhere_is_named_with_the_next_step(name):
+    with pytest.raises(BaseNotFound, match="is not a folder and not in the Hub's cache") as caught:
+        locate_base(name)
+    assert "'micro'" in caught.value.fix
+
+
+def test_a_folder_without_a_model_is_refused(plan, tmp_path):
+    with pytest.raises(ModelError, match=r"has no config\.json that transformers knows"):
+        load_base(plan(base=str(tmp_path)))
+
+
+def test_pickled_weights_are_refused(plan, tiny_base, tmp_path):
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((tiny_base / name).read_bytes())
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="cannot be loaded as a causal language model") as caught:
+        load_base(plan(base=str(folder)))
+    assert "model.safetensors" in caught.value.fix
+
+
+def test_weights_that_are_quantized_already_are_refused(plan, tiny_base, tmp_path):
+    config = json.loads((tiny_base / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"already quantized \(bitsandbytes\)"):
+        load_base(plan(base=str(tmp_path)))
+
+
+def test_a_folder_without_tokenizer_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"the tokenizer in .* cannot be loaded"):
+        load_tokenizer(tmp_path)
+
+
+def test_auto_dtype_is_float32_on_a_cpu():
+    assert resolve_dtype("auto", torch.device("cpu")) == torch.float32
+    assert resolve_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16

@@ -1,0 +1,175 @@
+"""Adapters go around the linears a recipe names, in any model."""
+
+import runpy
+
+import pytest
+import torch
+from torch import nn
+
+from edgelora.engine.base import load_base
+from edgelora.engine.inject import adapter_tensors, inject, trainable_parameters, unreachable_parameters
+from edgelora.errors import CombinationError, PlanError, PluginBug
+from edgelora.layers import FrozenLinear, LowRankLinear
+
+PROBE = torch.arange(12)[None]
+
+
+def test_training_starts_at_the_base(plan):
+    for derivative in ("lora", "rslora", "qlora"):
+        the_plan = plan(derivative=derivative)
+        model = load_base(the_plan)
+        before = model(PROBE).logits
+        inject(model, the_plan)
+        assert torch.equal(model(PROBE).logits, before)
+
+
+def test_all_linear_leaves_out_the_head(plan):
+    the_plan = plan()
+    layers = inject(load_base(the_plan), the_plan)
+    assert len(layers) == 14
+    assert not any("lm_head" in site for site in layers)
+
+
+def test_parameter_count_is_rank_times_in_plus_out(plan):
+    the_plan = plan(adapter={"rank": 4})
+    layers = inject(load_base(the_plan), the_plan)
+    count = sum(parameter.numel() for parameter in trainable_parameters(layers).values())
+    sizes = [(layer.base.in_features, layer.base.out_features) for layer in layers.values()]
+    assert count == 4 * sum(i + o for i, o in sizes)
+
+
+def test_the_parameters_of_llama_8b_are_those_the_paper_prints(plan, registry, recipe):
+    """r=16 on all linear layers of Llama-3.1-8B: 41,943,040 (Yugopuspito et al. 2024, figure 3)."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+        layers = inject(model, plan(adapter={"rank": 16}))
+    assert sum(parameter.numel() for parameter in trainable_parameters(layers).values()) == 41_943_040
+
+
+@pytest.mark.parametrize(
+    ("targets", "count"),
+    [
+        (["q_proj", "v_proj"], 4),
+        (["layers.1.mlp.down_proj"], 1),
+        (["model.layers.0.self_attn.q_proj"], 1),
+        (["self_attn.q_proj"], 2),
+    ],
+)
+def test_targets_are_full_names_or_suffixes(plan, targets, count):
+    the_plan = plan(adapter={"rank": 4, "target_modules": targets})
+    assert len(inject(load_base(the_plan), the_plan)) == count
+
+
+def test_patterns_set_rank_and_alpha_and_the_full_name_wins(plan):
+    the_plan = plan(
+        adapter={
+            "rank": 4,
+            "alpha": 8,
+            "rank_pattern": {"q_proj": 2, "model.layers.1.self_attn.q_proj": 3},
+            "alpha_pattern": {"q_proj": 6},
+        }
+    )
+    layers = inject(load_base(the_plan), the_plan)
+    first, second = (layers[f"model.layers.{n}.self_attn.q_proj"] for n in (0, 1))
+    assert (first.rank, first.scaling) == (2, 3.0)
+    assert (second.rank, second.scaling) == (3, 2.0)
+    assert layers["model.layers.0.self_attn.k_proj"].scaling == 2.0
+
+
+def test_rslora_divides_by_the_root_of_the_rank(plan):
+    the_plan = plan(derivative="rslora", adapter={"rank": 16, "alpha": 8})
+    assert {layer.scaling for layer in inject(load_base(the_plan), the_plan).values()} == {2.0}
+
+
+def test_excluded_modules_are_left_alone(plan):
+    the_plan = plan(adapter={"rank": 4, "exclude_modules": ["mlp.down_proj"]})
+    assert len(inject(load_base(the_plan), the_plan)) == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "fix"),
+    [
+        ({"target_modules": ["q_prj"]}, "'q_prj' names no linear", "did you mean 'q_proj'?"),
+        ({"exclude_modules": ["zzz"]}, "'zzz' names no linear", "use one of: down_proj"),
+        ({"rank_pattern": {"qproj": 2}}, "rank_pattern: 'qproj' names no linear", "did you mean 'q_proj'?"),
+        ({"rank": 65}, "rank 65 does not fit model.layers.0.self_attn.q_proj", "a rank from 1 to 64"),
+        ({"target_modules": ["q_proj"], "exclude_modules": ["q_proj"]}, "no linear is left", "widen"),
+    ],
+)
+def test_a_choice_that_fits_no_linear_is_refused(plan, options, text, fix):
+    the_plan = plan(adapter={"rank": 4} | options)
+    with pytest.raises(PlanError, match=text) as caught:
+        inject(load_base(the_plan), the_plan)
+    assert fix in caught.value.fix
+
+
+def test_only_the_adapter_trains_and_its_dtype_is_the_recipes(plan):
+    the_plan = plan(train={"adapter_dtype": "bfloat16"})
+    model = load_base(the_plan)
+    layers = inject(model, the_plan)
+    trainable = {id(parameter) for parameter in trainable_parameters(layers).values()}
+    assert {id(p) for p in model.parameters() if p.requires_grad} == trainable
+    assert {p.dtype for p in trainable_parameters(layers).values()} == {torch.bfloat16}
+
+
+def test_state_of_the_adapter_never_holds_the_base(plan):
+    the_plan = plan(derivative="qlora")
+    layers = inject(load_base(the_plan), the_plan)
+    assert {name.rpartition(".")[2] for name in adapter_tensors(layers)} == {"lora_A", "lora_B"}
+
+
+def test_a_linear_that_stands_at_two_places_is_adapted_at_both(plan):
+    shared = nn.Linear(16, 16)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    layers = inject(model, plan(adapter={"rank": 2}))
+    assert len(layers) == 1
+    assert model[0] is model[2] is layers["0"]
+
+
+def test_weights_in_no_linear_are_reported(plan):
+    class FusedExperts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate_up = nn.Parameter(torch.zeros(4, 8, 8))
+            self.router = nn.Linear(8, 4)
+            self.norm = nn.LayerNorm(8)
+
+    model = FusedExperts()
+    layers = inject(model, plan(adapter={"rank": 2}))
+    assert unreachable_parameters(model, layers) == ["gate_up"]
+
+
+def test_an_adapter_that_returns_no_module_is_a_bug_of_its_plugin(plan, monkeypatch):
+    monkeypatch.setattr("edgelora_plugins.lora.layer.LoraAdapter.wrap", lambda self, base, site: None)
+    with pytest.raises(PluginBug, match="adapter 'lora' returned NoneType for 0"):
+        inject(nn.Sequential(nn.Linear(4, 4)), plan(adapter={"rank": 2}))
+
+
+def test_an_ability_the_engine_does_not_serve_is_refused(plan, monkeypatch):
+    monkeypatch.setattr("edgelora_plugins.lora.layer.LoraAdapter.wrap_source", lambda *_: None, raising=False)
+    with pytest.raises(CombinationError, match="needs WantsSource, which this edgelora does not serve"):
+        inject(nn.Sequential(nn.Linear(4, 4)), plan(adapter={"rank": 2}))
+
+
+def test_the_mlp_example_runs_and_learns(capsys):
+    runpy.run_path("examples/mlp.py", run_name="__main__")
+    words = capsys.readouterr().out.split()
+    assert words[:2] == ["adapted", "['2']:"]
+    assert float(words[-1]) < float(words[-3]) / 2
+
+
+def test_frozen_layers_of_a_plain_module_are_made_on_the_way(plan):
+    model = nn.Sequential(nn.Linear(16, 16))
+    layers = inject(model, plan(adapter={"rank": 2}))
+    assert isinstance(layers["0"], LowRankLinear)
+    assert isinstance(layers["0"].base, FrozenLinear)

@@ -1,0 +1,36 @@
+"""Greedy answers do not depend on how prompts are batched."""
+
+import pytest
+import torch
+from tiny_models import save_llama, save_tokenizer
+from transformers import AutoModelForCausalLM
+
+from edgelora.layers.generate import greedy
+
+
+@pytest.fixture(scope="module")
+def model_and_tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = save_tokenizer(folder)
+    save_llama(folder)
+    return AutoModelForCausalLM.from_pretrained(folder), tokenizer
+
+
+def test_batched_answers_equal_single_ones(model_and_tokenizer):
+    prompts = ["a", "a longer prompt", "b?", "", "more of them"]
+    together = greedy(*model_and_tokenizer, prompts[:3], max_new_tokens=8)
+    alone = [greedy(*model_and_tokenizer, [prompt], max_new_tokens=8)[0] for prompt in prompts[:3]]
+    assert together == alone
+
+
+def test_no_prompt_gives_no_answer(model_and_tokenizer):
+    assert greedy(*model_and_tokenizer, [], max_new_tokens=8) == []
+
+
+def test_mode_and_random_state_are_left_alone(model_and_tokenizer):
+    model, tokenizer = model_and_tokenizer
+    model.train()
+    state = torch.get_rng_state()
+    greedy(model, tokenizer, ["a"], max_new_tokens=4)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)

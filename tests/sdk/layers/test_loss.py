@@ -1,0 +1,88 @@
+"""Chunked cross-entropy against the model's own."""
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from edgelora.layers.loss import row_losses
+from edgelora.protocols import Batch
+
+SIZES = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+}
+
+
+def llama():
+    return LlamaForCausalLM(LlamaConfig(**SIZES))
+
+
+def gemma():
+    """Caps its logits after the output head."""
+    return Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=0.5))
+
+
+def batch():
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, 96, (3, 12), generator=draw)
+    mask, labels = torch.ones_like(ids), ids.clone()
+    labels[:, :4] = -100
+    for row, length in enumerate((12, 9, 6)):
+        mask[row, length:] = 0
+        labels[row, length:] = -100
+    return Batch(ids, mask, labels, torch.zeros(3, dtype=torch.int64))
+
+
+def plain(model, rows):
+    logits = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits[:, :-1].float()
+    losses = functional.cross_entropy(logits.transpose(1, 2), rows.labels[:, 1:], reduction="none")
+    return losses.sum(dim=1)
+
+
+@pytest.mark.parametrize("make", [llama, gemma])
+@pytest.mark.parametrize("chunk", [1, 5, 512])
+def test_losses_and_gradients_are_those_of_the_full_logits(make, chunk):
+    torch.manual_seed(0)
+    model, rows = make(), batch()
+    expected = plain(model, rows)
+    expected.sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    sums, counts = row_losses(model, rows, chunk)
+    sums.sum().backward()
+    assert torch.allclose(sums, expected, rtol=1e-6)
+    assert counts.tolist() == [8, 5, 2]
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter.grad, gradients[name], atol=1e-5), name
+
+
+def test_a_row_without_labels_costs_nothing():
+    model, rows = llama(), batch()
+    rows.labels[1] = -100
+    sums, counts = row_losses(model, rows)
+    assert sums[1] == 0
+    assert counts[1] == 0
+
+
+def test_no_tensor_of_all_tokens_times_the_vocabulary_exists():
+    model, rows = llama(), batch()
+    seen = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[:-1].numel()))
+    row_losses(model, rows, 4)  # tries once, on four tokens, whether the head ends the model
+    seen.clear()
+    row_losses(model, rows, 4)[0].sum().backward()
+    assert max(seen) <= 4
+
+
+def test_the_mode_of_the_model_is_left_alone():
+    model = llama().train()
+    model.model.layers[0].eval()
+    row_losses(model, batch())
+    assert model.training
+    assert not model.model.layers[0].training
