@@ -26,40 +26,29 @@ if TYPE_CHECKING:
 @click.argument("adapter")
 @click.pass_context
 def verify(ctx: click.Context, adapter: str) -> None:
-    """Check ADAPTER, a folder or the reference of a pulled adapter, against its manifest.
+    """Check ADAPTER, a folder or a reference, against its manifest.
 
     Checks the manifest, the set of files, every digest, the form of every tensor file, and that nothing
     in the folder can run code. Reports all it finds; the exit code is the class of the first error.
     """
-    from edgelora.transfer import resolve_adapter
     from edgelora.verify import verify as find
 
-    folder = resolve_adapter(adapter)
+    folder = _folder_of(adapter)
     findings = find(folder)
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         ctx.exit(_report_unsound(folder, findings, errors[0]))
     for finding in findings:
-        warn(f"{finding.path}: {finding.problem}")
+        warn(finding.problem)
     _report_sound(folder, findings)
 
 
 def _folder_of(adapter: str) -> Path:
-    """The folder, unlike when an adapter is applied, whether it is sound or not."""
-    from edgelora.errors import AdapterNotFound
-    from edgelora.store import parse_reference
-    from edgelora.transfer.catalog import find_pulled
+    """The folder, sound or not, unlike when an adapter is applied."""
+    from edgelora.transfer import locate_adapter
 
     folder = Path(adapter).expanduser()
-    if folder.exists() or adapter.startswith((".", "/", "~")):
-        return folder
-    pulled = find_pulled(parse_reference(adapter))
-    if pulled is None:
-        raise AdapterNotFound(
-            f"{adapter} is neither a folder nor an adapter pulled to this machine",
-            fix=f"pull it first: edgelora pull {adapter}",
-        )
-    return pulled
+    return folder if folder.is_dir() else locate_adapter(adapter)
 
 
 def _report_sound(folder: Path, findings: list[Finding]) -> None:
@@ -82,8 +71,7 @@ def _report_unsound(folder: Path, findings: list[Finding], first: Finding) -> in
     exit_code = next(kind.exit_code for kind in every_error() if kind.id == first.id)
     error = {"id": first.id, "exit_code": exit_code, "problem": first.problem, "fix": first.fix}
     for finding in findings:
-        where = f"{finding.path}: " if finding.path else ""
-        print_problem(finding.id, f"{where}{finding.problem}", finding.fix)
+        print_problem(finding.id, finding.problem, finding.fix)
     if settings().json:
         emit(_document(folder, findings) | {"error": error}, "")
     return exit_code

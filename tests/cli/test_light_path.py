@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from adapter_folders import write_adapter
 
 HEAVY = ("torch", "numpy", "transformers", "peft", "huggingface_hub", "accelerate", "polars", "bitsandbytes")
 
@@ -34,3 +35,18 @@ def test_light_commands_import_nothing_heavy(arguments, tmp_path, monkeypatch):
 def test_plan_imports_nothing_heavy(tmp_path):
     (tmp_path / "recipe.yaml").write_text("{derivative: qlora, base: micro}")
     assert modules_after(["plan", "recipe.yaml"], tmp_path) == []
+
+
+def test_moving_and_checking_adapters_imports_nothing_heavy(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGELORA_HOME", str(tmp_path / "home"))
+    write_adapter(tmp_path / "adapter")
+    for arguments in (
+        ["push", "adapter", "acme/decimals@1.0.0", "--to", "./mirror"],
+        ["pull", "acme/decimals", "--from", "./mirror"],
+        ["verify", "acme/decimals"],
+        ["show", "acme/decimals"],
+        ["search", "decimals", "--from", "./mirror"],
+        ["list"],
+        ["remove", "acme/decimals", "--yes"],
+    ):
+        assert modules_after(arguments, tmp_path) == [], arguments
