@@ -13,6 +13,7 @@ from edgelora.errors import (
     FeatureRequired,
     ManifestError,
     MissingFile,
+    PathError,
     SpecVersionUnsupported,
 )
 from edgelora.manifest.models import MANIFEST_NAME, SPEC_VERSION, Manifest
@@ -86,6 +87,8 @@ def _refuse_other_major(version: Any, where: str) -> None:
 
 
 def _refuse_unknown_features(requires: Any, where: str) -> None:
+    if requires is None:
+        raise ManifestError(f"{where}: requires is missing", fix=_FIX)
     if not isinstance(requires, list) or not all(isinstance(name, str) for name in requires):
         raise ManifestError(f"{where}: requires is not an array of strings", fix=_FIX)
     unknown = [name[:80] for name in requires if name not in KNOWN_FEATURES]
@@ -97,13 +100,14 @@ def _refuse_unknown_features(requires: Any, where: str) -> None:
 
 
 def _validate(document: dict[str, Any], where: str) -> Manifest:
-    for name in ("specVersion", "kind", "requires"):
-        if name not in document:
-            raise ManifestError(f"{where}: {name} is missing", fix=_FIX)
+    if "kind" not in document:
+        raise ManifestError(f"{where}: kind is missing", fix=_FIX)
     try:
         manifest = Manifest.model_validate(document, context="file", by_alias=True, by_name=False)
     except ValidationError as error:
         raise ManifestError(f"{where}: {_explain(error)}", fix=_FIX) from error
+    except PathError as error:
+        raise PathError(f"{where}: {error.problem}", fix=error.fix) from error
     actual = tree_digest(manifest.files)
     if actual != manifest.tree_digest:
         raise DigestMismatch(
@@ -116,9 +120,13 @@ def _validate(document: dict[str, Any], where: str) -> Manifest:
 def _explain(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     place = ".".join(str(step) for step in first["loc"]) or "the manifest"
+    given = ascii(first["input"])[:80]
     if first["type"] == "missing":
         return f"{place} is missing"
-    return f"{place}: {first['msg'].removeprefix('Value error, ')} (got {ascii(first['input'])[:80]})"
+    if first["type"] == "string_pattern_mismatch":
+        return f"{place} is {given}, which is not of the form that this member has"
+    message = first["msg"].removeprefix("Value error, ").replace("valid tuple", "valid array")
+    return f"{place}: {message}" + ("" if isinstance(first["input"], dict | list) else f" (got {given})")
 
 
 def _kind(value: Any) -> str:

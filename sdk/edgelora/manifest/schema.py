@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _cleaned(value: Any) -> Any:
-    """Without null, which is Python's way to leave a member out, and without titles made from Python names."""
+    """Without null, which is how Python leaves a member out, and without titles made from Python names."""
     if isinstance(value, list):
         return [_cleaned(item) for item in value]
     if not isinstance(value, dict):

@@ -80,7 +80,7 @@ def _check(value: Any, levels_left: int) -> None:
         _check_text(value)
     elif isinstance(value, dict | list):
         if levels_left == 0:
-            raise NotStrict("it is nested too deep")
+            raise NotStrict("it is nested deeper than allowed (32 levels in a manifest)")
         if isinstance(value, dict):
             for key in value:
                 _check_text(key)
