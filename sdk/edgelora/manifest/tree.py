@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgelora.errors import MissingFile, UnsafeFile
 from edgelora.manifest.models import SAFETENSORS_TYPE, FileEntry, is_unlisted
-from edgelora.manifest.paths import check_paths
+from edgelora.manifest.paths import MAX_SEGMENTS, check_paths
 
 _MEDIA_TYPES = {
     ".safetensors": SAFETENSORS_TYPE,
@@ -71,11 +71,14 @@ def describe_files(folder: Path) -> list[FileEntry]:
 
 
 def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Everything in a folder that is not itself a folder, by its path with ``/``; links are not followed."""
+    """Everything in a folder that is not itself a folder, by its path with ``/``; links are not followed.
+
+    A folder deeper than any path may be is given as such, and not entered.
+    """
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             path = prefix + entry.name
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False) and path.count("/") < MAX_SEGMENTS:
                 yield from walk(Path(entry.path), path + "/")
             else:
                 yield path, entry
@@ -84,7 +87,12 @@ def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]
 def kind_of(entry: os.DirEntry[str]) -> str:
     """What a thing in a folder is, in words."""
     mode = entry.stat(follow_symlinks=False).st_mode
-    kinds = [(stat.S_ISLNK, "a symbolic link"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket")]
+    kinds = [
+        (stat.S_ISLNK, "a symbolic link"),
+        (stat.S_ISFIFO, "a pipe"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISDIR, "a folder deeper than a path may be"),
+    ]
     return next((name for is_kind, name in kinds if is_kind(mode)), "a device")
 
 

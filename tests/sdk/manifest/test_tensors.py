@@ -4,17 +4,19 @@ import hashlib
 import json
 import random
 import struct
+from io import BytesIO
 from pathlib import Path
 
+import numpy
 import pytest
-import safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
-from edgelora.errors import EdgeloraError, MissingFile, TensorFileError
+from edgelora.errors import EdgeloraError, MissingFile, ModelError, TensorFileError
 from edgelora.manifest import describe_files, summarize_tensors
 from edgelora.manifest.tensor_digest import hash_weights, tensors_digest
-from edgelora.manifest.tensors import MAX_BASE_HEADER, read_header
+from edgelora.manifest.tensors import MAX_BASE_HEADER, header_of, read_header
 
 VECTORS = Path(__file__).parents[3] / "spec" / "v1" / "vectors" / "safetensors"
 WHOLE = (VECTORS / "whole.safetensors").read_bytes()
@@ -23,10 +25,10 @@ quick = settings(max_examples=100, derandomize=True, deadline=None, database=Non
 
 def write(path: Path, tensors: dict[str, tuple[str, list[int], bytes]], **metadata: str) -> Path:
     """Written by the safetensors library, which orders and pads as it likes."""
-    items = {
-        name: {"dtype": dtype, "shape": shape, "data": data} for name, (dtype, shape, data) in tensors.items()
+    arrays = {
+        name: numpy.frombuffer(data, dtype).reshape(shape) for name, (dtype, shape, data) in tensors.items()
     }
-    path.write_bytes(safetensors.serialize(items, metadata or None))
+    path.write_bytes(save(arrays, metadata or None))
     return path
 
 
@@ -97,10 +99,6 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 @quick
 @given(st.integers(0, len(WHOLE) - 1), st.binary(max_size=3), st.integers(0, 3))
 def test_changed_bytes_give_a_header_or_a_deliberate_error(at: int, inserted: bytes, cut: int) -> None:
-    from io import BytesIO
-
-    from edgelora.manifest.tensors import header_of
-
     data = WHOLE[:at] + inserted + WHOLE[at + cut :]
     try:
         header = header_of(BytesIO(data), "fuzz")
@@ -113,10 +111,6 @@ def test_changed_bytes_give_a_header_or_a_deliberate_error(at: int, inserted: by
 @quick
 @given(st.binary(max_size=200), st.booleans())
 def test_random_header_gives_a_deliberate_error(data: bytes, is_framed: bool) -> None:
-    from io import BytesIO
-
-    from edgelora.manifest.tensors import header_of
-
     framed = struct.pack("<Q", len(data) + 1) + b"{" + data if is_framed else data
     try:
         header_of(BytesIO(framed), "fuzz")
@@ -158,6 +152,12 @@ def test_tensor_in_two_files_is_refused_naming_both(tmp_path: Path) -> None:
     ) as caught:
         tensors_digest(paths)
     assert caught.value.fix == "keep one set of weights files in the folder"
+
+
+def test_unreadable_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"none\.safetensors cannot be read: No such file") as caught:
+        tensors_digest([tmp_path / "none.safetensors"])
+    assert caught.value.fix == "make it a readable file"
 
 
 def test_file_digest_comes_from_the_same_pass(tmp_path: Path) -> None:
