@@ -1,0 +1,93 @@
+"""Stores with names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgelora.errors import ReferenceFormError, StoreError, StoreNotFound
+from edgelora.locations import config_dir, home
+from edgelora.store import (
+    add_store,
+    normal_address,
+    open_store,
+    read_store_config,
+    remove_store,
+    set_default_store,
+)
+
+
+def test_the_default_store_is_a_mirror_below_home() -> None:
+    assert read_store_config().addresses == {"local": (home() / "mirror").as_uri()}
+    assert open_store().address == open_store("local").address == (home() / "mirror").as_uri()
+
+
+def test_opening_a_store_to_read_writes_nothing() -> None:
+    with pytest.raises(StoreNotFound, match="does not exist"):
+        open_store().list_adapters()
+    assert not home().exists() or list(home().iterdir()) == []
+
+
+def test_an_added_store_is_found_by_its_name_and_can_be_the_default(tmp_path: Path) -> None:
+    add_store("site", str(tmp_path / "a mirror"))
+    assert open_store("site").address == (tmp_path / "a mirror").as_uri()
+    assert set_default_store("site").default == "site"
+    assert open_store().address == (tmp_path / "a mirror").as_uri()
+    assert remove_store("site").default == "local"
+
+
+def test_adding_the_same_store_again_changes_nothing_but_another_address_is_refused(tmp_path: Path) -> None:
+    assert add_store("site", "/srv/one") == add_store("site", "file:///srv/one/")
+    with pytest.raises(StoreError, match="is file:///srv/one already") as caught:
+        add_store("site", "/srv/two")
+    assert "edgelora stores remove site" in caught.value.fix
+
+
+def test_local_can_be_moved_but_not_removed(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="local is built in"):
+        remove_store("local")
+    add_store("local", str(tmp_path))
+    assert open_store().address == tmp_path.as_uri()
+    assert remove_store("local").addresses == {"local": (home() / "mirror").as_uri()}
+
+
+def test_an_unknown_name_suggests_the_nearest() -> None:
+    add_store("factory", "/srv/mirror")
+    with pytest.raises(StoreNotFound, match="no store is named 'factoy'") as caught:
+        open_store("factoy")
+    assert "did you mean factory?" in caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["file", "hf", "A", "a/b", "a:b", "", "-a"])
+def test_names_that_look_like_addresses_are_refused(name: str) -> None:
+    with pytest.raises(ReferenceFormError, match="cannot be the name of a store"):
+        add_store(name, "/srv/mirror")
+
+
+@pytest.mark.parametrize("address", ["ftp://host", "file://host/x", "https://", "https://me:secret@host"])
+def test_addresses_of_other_kinds_are_refused(address: str) -> None:
+    with pytest.raises(StoreError, match="is not the address of a store") as caught:
+        normal_address(address)
+    assert "file:///srv/mirror" in caught.value.fix
+
+
+@pytest.mark.parametrize("address", ["https://host/hub", "hf://"])
+def test_stores_that_need_a_network_are_known_and_cannot_be_opened_yet(address: str) -> None:
+    add_store("far", address)
+    with pytest.raises(StoreError, match="directory mirrors only") as caught:
+        open_store("far")
+    assert "file:///srv/mirror" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["- a", "stores: [a]", "store: {a: /b}", "stores: {a: 1}", "stores: {a: b", "default: 3", "a: &x [*x"],
+)
+def test_a_damaged_configuration_is_named_and_not_overwritten(text: str) -> None:
+    path = config_dir() / "stores.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(StoreError, match=r"stores\.yaml cannot be read"):
+        add_store("site", "/srv/mirror")
+    assert path.read_text() == text
