@@ -12,7 +12,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgelora.errors import MissingFile, RecipeError
-from edgelora.parts import KINDS
+from edgelora.recipe_changes import apply_change
 
 
 class _Section(BaseModel):
@@ -141,13 +141,14 @@ def read_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingFile(f"there is no recipe {path}", fix="write one with: edgelora recipe new") from error
-    except (UnicodeDecodeError, IsADirectoryError, PermissionError) as error:
+    except (UnicodeDecodeError, OSError) as error:
         raise RecipeError(f"{path} cannot be read as text: {error}", fix="pass a YAML file") from error
     try:
         document = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    # ValueError: PyYAML reads 2024-13-45 as a date and fails.
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RecipeError(f"{path} is not valid YAML: {error}", fix="correct that line") from error
     return make_recipe(document, changes, where=str(path), folder=path.parent)
 
@@ -173,7 +174,7 @@ def make_recipe(
         )
     document = copy.deepcopy(dict(document))
     for change in changes:
-        _assign(document, change)
+        apply_change(document, change)
     try:
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
@@ -184,46 +185,6 @@ def make_recipe(
         for source in recipe.data
     )
     return recipe.model_copy(update={"data": sources})
-
-
-def _assign(document: dict[str, Any], change: str) -> None:
-    key, equals, value = change.partition("=")
-    if not equals or not key.strip():
-        raise RecipeError(f"--set {change!r} has no '='", fix="write it as --set train.seed=1")
-    *parents, last = key.strip().split(".")
-    here: Any = document
-    for parent in parents:
-        here = _descend(here, parent, change)
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {change!r}: {value!r} is not YAML", fix="quote the value") from error
-    if isinstance(here, list):
-        here[_index(here, last, change)] = parsed
-    else:
-        here[last] = parsed
-
-
-def _descend(here: Any, key: str, change: str) -> Any:
-    if isinstance(here, list):
-        return here[_index(here, key, change)]
-    if isinstance(here.get(key), str) and key in KINDS:
-        here[key] = {"name": here[key]}
-    child = here.setdefault(key, {})
-    if not isinstance(child, dict | list):
-        raise RecipeError(
-            f"--set {change!r}: {key!r} is a plain value, it has no keys", fix=f"set {key} itself"
-        )
-    return child
-
-
-def _index(here: list[Any], key: str, change: str) -> int:
-    if not key.isdigit() or int(key) >= len(here):
-        raise RecipeError(
-            f"--set {change!r}: {key!r} is not an index of a list of {len(here)}",
-            fix="count from 0, as in data.0.path=train.jsonl",
-        )
-    return int(key)
 
 
 def _explain(error: ValidationError, where: str) -> tuple[str, str]:
@@ -240,9 +201,8 @@ def _explain(error: ValidationError, where: str) -> tuple[str, str]:
 
 
 def _nearest(key: str, parents: tuple[Any, ...]) -> str:
-    section: type[BaseModel] = {"data": DataSource, "train": TrainSettings}.get(
-        str(parents[0]) if parents else "", Recipe
-    )
+    sections: dict[str, type[BaseModel]] = {"data": DataSource, "train": TrainSettings}
+    section = sections.get(str(parents[0]), Recipe) if parents else Recipe
     near = difflib.get_close_matches(key, section.model_fields, n=1)
     known = ", ".join(section.model_fields)
     return f"did you mean {near[0]!r}?" if near else f"use one of: {known}"
