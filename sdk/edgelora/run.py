@@ -56,7 +56,7 @@ def run(
     from edgelora.engine.job import Job
 
     job = Job(plan, reporter)
-    with job.folder.lock():
+    with job.lock():
         checkpoint = job.begin(resume=resume, overwrite=overwrite)
         dataset = job.load_data()
         model = job.load_base()

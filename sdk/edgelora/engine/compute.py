@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, parse_flag_from_env
 
 from edgelora.errors import CombinationError
 
+WRAPPERS = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
 SUPPORTED = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU}
 
 
@@ -25,6 +31,10 @@ def make_accelerator(folder: Path, *, tensorboard: bool, routed: bool) -> Accele
     Raises:
         CombinationError: FSDP, DeepSpeed or another wrapper that shards the base was asked for.
     """
+    # Asked for in the environment, they act on GPUs only; on a CPU accelerate would silently do without.
+    for variable, name in WRAPPERS.items():
+        if parse_flag_from_env(variable):
+            _refuse(name)
     accelerator = Accelerator(
         mixed_precision="no",
         log_with="tensorboard" if tensorboard else None,
@@ -34,9 +44,12 @@ def make_accelerator(folder: Path, *, tensorboard: bool, routed: bool) -> Accele
         ],
     )
     if accelerator.distributed_type not in SUPPORTED:
-        raise CombinationError(
-            f"{accelerator.distributed_type.value} is not supported: quantized bases and adapters were not "
-            "shown to survive sharding",
-            fix="start with torchrun, or accelerate launch with --multi_gpu or --cpu: they copy the base",
-        )
+        _refuse(accelerator.distributed_type.value)
     return accelerator
+
+
+def _refuse(name: str) -> NoReturn:
+    raise CombinationError(
+        f"{name} is not supported: quantized bases and adapters were not shown to survive sharding",
+        fix="start with torchrun, or accelerate launch with --multi_gpu or --cpu: they copy the base",
+    )

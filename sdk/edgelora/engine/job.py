@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +23,7 @@ from edgelora.engine.memory import peaks, reset_peaks
 from edgelora.engine.report import QuietReporter, Reporter
 from edgelora.engine.run_folder import RunFolder
 from edgelora.errors import PlanError, ResumeMismatch
-from edgelora.manifest import Manifest
+from edgelora.manifest import MANIFEST_NAME, Manifest, read_manifest
 from edgelora.manifest.base_identity import identify_base
 from edgelora.plan import Plan
 from edgelora.protocols import Measurement
@@ -58,6 +60,16 @@ class Job:
         self.tokens = 0
         self.steps = 0
         self.rank_pattern: dict[str, int] = {}
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run's folder; of several processes, the main one does.
+
+        Raises:
+            RunLocked: Another run holds it.
+        """
+        with self.folder.lock() if self.accelerator.is_main_process else nullcontext():
+            yield
 
     def begin(self, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
         """Fix the conditions of the run and return the checkpoint to go on from, if any.
@@ -97,7 +109,9 @@ class Job:
         self.reporter.message(f"loading base {self.plan.recipe.base}")
         model = base.load_base(self.plan, self.accelerator.device)
         if self.plan.recipe.train.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            with warnings.catch_warnings():  # renamed in transformers 5.2x; the old name lives until 6
+                warnings.simplefilter("ignore", FutureWarning)
+                model.gradient_checkpointing_enable({"use_reentrant": False})
         return model
 
     def evaluate_base(self, model: Any, dataset: Dataset) -> dict[str, Measurement]:
@@ -132,6 +146,10 @@ class Job:
                 "the training rows are not those the run was started with",
                 fix="restore the data files, or start again into another 'out'",
             )
+        optimizer = self.plan.recipe.train.optimizer
+        if optimizer.startswith("paged") and self.accelerator.device.type == "cpu":
+            self.reporter.message(f"{optimizer} is not paged on a CPU: its state stays in memory")
+            warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
         around = train.Surroundings(
             accelerator=self.accelerator,
             folder=self.folder,
@@ -162,8 +180,21 @@ class Job:
         base_measurements: Mapping[str, Measurement],
         measurements: Mapping[str, Measurement],
     ) -> Manifest:
-        """Write the adapter directory."""
+        """Write the adapter directory; of several processes, the main one does."""
+        if self.accelerator.is_main_process:
+            self._pack(model, layers, dataset, base_measurements, measurements)
+        self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
+        return read_manifest(self.folder.adapter / MANIFEST_NAME)
+
+    def _pack(
+        self,
+        model: Any,
+        layers: Mapping[str, nn.Module],
+        dataset: Dataset,
+        base_measurements: Mapping[str, Measurement],
+        measurements: Mapping[str, Measurement],
+    ) -> None:
         identity = identify_base(self.place, repo="micro" if self.plan.recipe.base == "micro" else None)
         remember_base(identity, self.place)
         record = pack.RunRecord(
@@ -179,7 +210,7 @@ class Job:
             measurements=measurements,
             rank_pattern=self.rank_pattern,
         )
-        return pack.pack(model, layers, self.plan, record, self.folder.adapter)
+        pack.pack(model, layers, self.plan, record, self.folder.adapter)
 
     def _document(self) -> dict[str, Any]:
         return self.plan.as_document()

@@ -29,9 +29,9 @@ class Merged:
 def merge(adapted: Adapted, folder: Path, dtype: torch.dtype = torch.float32) -> Merged:
     """Write a plain transformers model that computes what the adapted model computes.
 
-    Each weight is that of the base the adapter was trained on (dequantized, where that base was quantized) plus
-    the adapter's change, rounded once to ``dtype``. Nothing is written in four bits: requantizing would cost more
-    than a small adapter changes. ``adapted`` cannot be used afterwards.
+    Each weight is that of the base the adapter was trained on (dequantized, where that base was quantized)
+    plus the adapter's change, rounded once to ``dtype``. Nothing is written in four bits: requantizing would
+    cost more than a small adapter changes. ``adapted`` cannot be used afterwards.
 
     Raises:
         ExportUnsupported: The adapter cannot be folded into one weight per linear.
