@@ -25,10 +25,7 @@ def pages() -> dict[str, str]:
 
 def errors_page() -> str:
     """Every deliberate error: its exit code, id and meaning."""
-    rows = [
-        f"| {kind.exit_code} | `{kind.id}` | {inspect.getdoc(kind).splitlines()[0]} |"
-        for kind in every_error()
-    ]
+    rows = [f"| {kind.exit_code} | `{kind.id}` | {_first_line(kind)} |" for kind in every_error()]
     return "\n".join(
         [
             "# Errors and exit codes",
@@ -47,6 +44,10 @@ def errors_page() -> str:
             "",
         ]
     )
+
+
+def _first_line(kind: type) -> str:
+    return (inspect.getdoc(kind) or "").partition("\n")[0]
 
 
 def recipe_page() -> str:
@@ -75,11 +76,18 @@ def recipe_page() -> str:
 
 def _fields(node: ast.ClassDef) -> list[tuple[ast.AnnAssign, str]]:
     found = []
-    for statement, after in zip(node.body, [*node.body[1:], None], strict=True):
+    for statement, after in zip(node.body, [*node.body[1:], ast.Pass()], strict=True):
         if isinstance(statement, ast.AnnAssign):
-            said = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            found.append((statement, " ".join(after.value.value.split()) if said else ""))
+            found.append((statement, _said_by(after)))
     return found
+
+
+def _said_by(statement: ast.stmt) -> str:
+    match statement:
+        case ast.Expr(value=ast.Constant(value=str(text))):
+            return " ".join(text.split())
+        case _:
+            return ""
 
 
 def _key_row(prefix: str, statement: ast.AnnAssign, meaning: str) -> str:
@@ -91,22 +99,24 @@ def _key_row(prefix: str, statement: ast.AnnAssign, meaning: str) -> str:
 
 def cli_page() -> str:
     """The help of every command."""
-    blocks = ["# Commands", GENERATED]
     with click.Context(root, info_name="edgelora") as top:
-        for name in root.list_commands(top):
-            blocks += _help_blocks(root.get_command(top, name), name, top)
-    return "\n".join(blocks)
+        return "\n".join(["# Commands", GENERATED, *_commands_of(root, top)])
 
 
-def _help_blocks(command: click.Command, name: str, parent: click.Context) -> list[str]:
-    context = click.Context(command, info_name=name, parent=parent, max_content_width=100, terminal_width=100)
-    if isinstance(command, click.Group):
-        inner = [
-            _help_blocks(command.get_command(context, verb), verb, context)
-            for verb in command.list_commands(context)
-        ]
-        return [line for block in inner for line in block]
-    return [f"## {context.command_path}", "", "```text", command.get_help(context), "```", ""]
+def _commands_of(group: click.Group, context: click.Context) -> list[str]:
+    lines = []
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if command is None:
+            continue
+        inner = click.Context(
+            command, info_name=name, parent=context, max_content_width=100, terminal_width=100
+        )
+        if isinstance(command, click.Group):
+            lines += _commands_of(command, inner)
+        else:
+            lines += [f"## {inner.command_path}", "", "```text", command.get_help(inner), "```", ""]
+    return lines
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -39,7 +40,7 @@ def generate(
     """Answer each PROMPT with the likeliest continuation; without PROMPT, each line of stdin is one."""
     from edgelora_cli.dependencies import need_train_extra
 
-    asked = list(prompts) or [line.rstrip("\n") for line in click.get_text_stream("stdin") if line.strip()]
+    asked = list(prompts) or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not asked:
         raise click.UsageError("there is no prompt, neither as an argument nor on stdin")
     need_train_extra("generating")
@@ -58,7 +59,7 @@ def generate(
         "base": opened.base,
         "adapter": adapter,
         "answers": [
-            {"prompt": prompt, "answer": answer} for prompt, answer in zip(asked, answers, strict=True)
+            {"prompt": prompt, "answer": given} for prompt, given in zip(asked, answers, strict=True)
         ],
     }
     emit(document, "\n".join(answers))
@@ -70,4 +71,5 @@ def answer(opened: OpenModel, questions: list[str], *, max_new_tokens: int, raw:
     from edgelora.layers.generate import greedy
 
     rendered = questions if raw else [render_prompt(opened.tokenizer, question) for question in questions]
-    return greedy(opened.model, opened.tokenizer, rendered, max_new_tokens=max_new_tokens)
+    answers: list[str] = greedy(opened.model, opened.tokenizer, rendered, max_new_tokens=max_new_tokens)
+    return answers
