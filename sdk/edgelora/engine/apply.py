@@ -162,15 +162,15 @@ def check_base(wanted: Base, found: Base, place: str) -> None:
         WrongBase: They differ.
     """
     pairs = {
-        "weights": (wanted.tensors_digest, found.tensors_digest),
+        "weight set": (wanted.tensors_digest, found.tensors_digest),
         "tokenizer": (wanted.tokenizer_digest, found.tokenizer_digest),
         "configuration": (wanted.config_semantic_digest, found.config_semantic_digest),
     }
     for what, (expected, actual) in pairs.items():
         if expected is not None and expected != actual:
             raise WrongBase(
-                f"the adapter was trained on {wanted.repo}, whose {what} have digest {expected}; "
-                f"those in {place} have {actual}",
+                f"the adapter was trained on {wanted.repo} with {what} of digest {expected}; "
+                f"the {what} in {place} has {actual}",
                 fix=f"pass the folder of {wanted.repo} as the base: --base FOLDER",
             )
 

@@ -1,0 +1,238 @@
+"""A packed adapter means the same everywhere: here, in a fresh model, in stock PEFT, merged."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import save_llama, save_tokenizer
+from transformers import AutoModelForCausalLM
+
+from edgelora.engine.apply import apply, load_adapted, probe_logits
+from edgelora.engine.base import load_base
+from edgelora.engine.known_bases import remember_base
+from edgelora.engine.merge import merge
+from edgelora.errors import (
+    BaseNotFound,
+    FeatureRequired,
+    NoEffect,
+    PluginMissing,
+    TargetExists,
+    TensorsMismatch,
+    WrongBase,
+)
+from edgelora.layers import FrozenLinear
+from edgelora.manifest import (
+    MANIFEST_NAME,
+    describe_files,
+    manifest_bytes,
+    read_manifest,
+    tree_digest,
+)
+from edgelora.manifest.base_identity import identify_base
+from edgelora.manifest.tensors import summarize_tensors
+from edgelora.registry import Registry
+from edgelora.run import run
+from edgelora.verify import verify
+
+PROBE = torch.arange(40).view(2, 20)
+
+ADAPTERS = {
+    "lora": {"derivative": "lora"},
+    "rslora": {"derivative": "rslora", "adapter": {"rank": 8}},
+    "qlora": {"derivative": "qlora", "quantizer": {"block_size": 32}},
+    "fp4": {"derivative": "qlora", "quantizer": "fp4"},
+    "patterns": {
+        "derivative": "qlora",
+        "adapter": {
+            "rank": 4,
+            "rank_pattern": {"q_proj": 2},
+            "alpha_pattern": {"layers.1.mlp.up_proj": 3.3},
+            "exclude_modules": ["layers.0.mlp.down_proj"],
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_base, rows, registry, tmp_path_factory):
+    """Every adapter of ADAPTERS, trained for a few steps and packed, by name."""
+    from edgelora.recipe import make_recipe
+
+    folder = tmp_path_factory.mktemp("trained")
+    settings = {"max_steps": 4, "batch_size": 4, "accumulation": 1, "learning_rate": 1e-2, "threads": 1}
+    document = {"base": str(tiny_base), "data": [{"path": str(rows)}], "train": settings, "evaluators": []}
+    return {
+        name: run(make_recipe(document | changes | {"out": str(folder / name)}), registry).folder
+        for name, changes in ADAPTERS.items()
+    }
+
+
+def copy_of(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def repack(folder, **changes):
+    """Write the manifest of an edited folder anew, so that only the edit is wrong."""
+    manifest = read_manifest(folder / MANIFEST_NAME)
+    files = describe_files(folder)
+    changes |= {
+        "files": tuple(files),
+        "tree_digest": tree_digest(files),
+        "tensors": summarize_tensors(folder, files),
+    }
+    (folder / MANIFEST_NAME).write_bytes(manifest_bytes(manifest.model_copy(update=changes)))
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_stock_peft_computes_the_same_on_the_same_base(trained, tiny_base, registry, name):
+    from peft import PeftModel
+
+    adapted = load_adapted(str(trained[name]), registry, base=str(tiny_base))
+    reference = AutoModelForCausalLM.from_pretrained(tiny_base)
+    for site, module in load_base(adapted.plan).named_modules():
+        if isinstance(module, FrozenLinear):
+            reference.get_submodule(site).weight.data = module.dequantize()
+    bare = reference(PROBE).logits.detach()
+    stock = PeftModel.from_pretrained(reference, str(trained[name]))(PROBE).logits
+    ours = adapted.model(PROBE).logits.detach()
+    assert float((ours - bare).abs().max()) > 1e-2
+    assert float((ours - stock).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_packed_adapter_verifies_and_names_its_parts(trained, name):
+    assert verify(trained[name]) == []
+    manifest = read_manifest(trained[name] / MANIFEST_NAME)
+    quantizer = manifest.components[0].parts["quantizer"].name
+    assert quantizer == {"lora": "none", "rslora": "none", "fp4": "fp4"}.get(name, "nf4")
+
+
+@pytest.mark.parametrize("name", ["lora", "qlora"])
+def test_applying_to_a_model_of_transformers_equals_loading(trained, tiny_base, registry, name):
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    layers = apply(model, str(trained[name]), registry)
+    adapted = load_adapted(str(trained[name]), registry, base=str(tiny_base))
+    assert torch.equal(model(PROBE).logits, adapted.model(PROBE).logits)
+    assert layers.keys() == adapted.layers.keys()
+
+
+@pytest.mark.parametrize("name", ["lora", "qlora", "patterns"])
+def test_a_merged_model_computes_the_same_without_edgelora(trained, tiny_base, registry, tmp_path, name):
+    adapted = load_adapted(str(trained[name]), registry, base=str(tiny_base))
+    expected = adapted.model(PROBE).logits
+    merged = merge(adapted, tmp_path / "merged")
+    plain = AutoModelForCausalLM.from_pretrained(merged.folder)
+    assert float((plain(PROBE).logits - expected).abs().max()) < 1e-4
+    assert merged.largest_difference < 1e-4
+    with pytest.raises(TargetExists, match="exists already"):
+        merge(adapted, tmp_path / "merged")
+
+
+def test_merging_to_sixteen_bits_reports_the_rounding(trained, tiny_base, registry, tmp_path):
+    adapted = load_adapted(str(trained["qlora"]), registry, base=str(tiny_base))
+    merged = merge(adapted, tmp_path / "merged", torch.bfloat16)
+    tensors = load_file(merged.folder / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert 0 < merged.largest_difference < 0.5
+
+
+def test_the_base_is_found_where_it_was_trained(trained, tiny_base, registry):
+    remember_base(identify_base(tiny_base), tiny_base)
+    assert load_adapted(str(trained["lora"]), registry).plan.recipe.base == str(tiny_base)
+
+
+def test_a_base_that_is_nowhere_asks_for_its_folder(trained, registry, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGELORA_HOME", str(tmp_path))
+    with pytest.raises(BaseNotFound, match="the adapter's base 'tiny-base0' is neither") as caught:
+        load_adapted(str(trained["lora"]), registry)
+    assert "--base FOLDER" in caught.value.fix
+
+
+def test_a_resharded_and_renamed_base_is_the_same_base(trained, tiny_base, registry, tmp_path):
+    folder = tmp_path / "other-name"
+    save_tokenizer(folder)
+    AutoModelForCausalLM.from_pretrained(tiny_base).save_pretrained(folder, max_shard_size="100KB")
+    one = load_adapted(str(trained["qlora"]), registry, base=str(folder))
+    two = load_adapted(str(trained["qlora"]), registry, base=str(tiny_base))
+    assert torch.equal(one.model(PROBE).logits, two.model(PROBE).logits)
+
+
+def test_another_base_of_the_same_shape_is_refused(trained, registry, tmp_path):
+    save_tokenizer(tmp_path)
+    save_llama(tmp_path, seed=1)
+    with pytest.raises(WrongBase, match="was trained on tiny-base0 with weight set of digest") as caught:
+        load_adapted(str(trained["lora"]), registry, base=str(tmp_path))
+    assert caught.value.exit_code == 7
+    with pytest.raises(WrongBase):
+        apply(AutoModelForCausalLM.from_pretrained(tmp_path), str(trained["lora"]), registry)
+
+
+def test_another_tokenizer_is_refused(trained, tiny_base, registry, tmp_path):
+    folder = shutil.copytree(tiny_base, tmp_path / "base")
+    save_tokenizer(folder, eos_token="<end>")
+    with pytest.raises(WrongBase, match=r"the tokenizer in .* has sha256:"):
+        load_adapted(str(trained["lora"]), registry, base=str(folder))
+
+
+def test_an_adapter_without_effect_is_refused(trained, tiny_base, registry, tmp_path):
+    folder = copy_of(trained["lora"], tmp_path)
+    path = folder / "adapter_model.safetensors"
+    tensors = {n: t.zero_() if "lora_B" in n else t for n, t in load_file(path).items()}
+    save_file(tensors, path)
+    repack(folder)
+    with pytest.raises(NoEffect, match="changes no output of the base"):
+        load_adapted(str(folder), registry, base=str(tiny_base))
+
+
+def test_a_missing_tensor_is_named(trained, tiny_base, registry, tmp_path):
+    folder = copy_of(trained["lora"], tmp_path)
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors.pop("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight")
+    save_file(tensors, path)
+    repack(folder)
+    with pytest.raises(TensorsMismatch, match=r"lacks the tensor 'model\.layers\.0\.mlp\.up_proj\.lora_A'"):
+        load_adapted(str(folder), registry, base=str(tiny_base))
+
+
+def test_a_tensor_of_another_shape_is_named(trained, tiny_base, registry, tmp_path):
+    folder = copy_of(trained["lora"], tmp_path)
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    name = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
+    tensors[name] = tensors[name][:2].clone()
+    save_file(tensors, path)
+    repack(folder)
+    with pytest.raises(TensorsMismatch, match=r"up_proj\.lora_A of adapter lora is \(2, 64\)"):
+        load_adapted(str(folder), registry, base=str(tiny_base))
+
+
+def test_a_missing_plugin_says_what_to_install(trained, tiny_base):
+    without = Registry.discover(block={"qlora"})
+    with pytest.raises(PluginMissing, match="qlora") as caught:
+        load_adapted(str(trained["qlora"]), without, base=str(tiny_base))
+    assert caught.value.fix.startswith("pip install")
+
+
+def test_several_components_are_refused(trained, tiny_base, registry, tmp_path):
+    folder = copy_of(trained["lora"], tmp_path)
+    (component,) = read_manifest(folder / MANIFEST_NAME).components
+    repack(folder, components=(component, component.model_copy(update={"id": "second"})))
+    with pytest.raises(FeatureRequired, match="has 2 components"):
+        load_adapted(str(folder), registry, base=str(tiny_base))
+
+
+def test_the_card_names_base_library_and_measurements(trained):
+    card = (trained["qlora"] / "README.md").read_text()
+    assert "base_model: tiny-base0" in card
+    assert "library_name: peft" in card
+    config = json.loads((trained["rslora"] / "adapter_config.json").read_text())
+    # rsLoRA's alpha / √rank, spelled as alpha / rank for readers that know no other rule.
+    assert config["use_rslora"] is False
+    assert config["lora_alpha"] == pytest.approx(16 / 8**0.5 * 8)
+
+
+def test_the_probe_covers_the_vocabulary(tiny_base):
+    assert probe_logits(AutoModelForCausalLM.from_pretrained(tiny_base)).shape == (8, 320)
