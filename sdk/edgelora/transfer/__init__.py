@@ -9,8 +9,8 @@ from edgelora.transfer.catalog import (
     remove,
     search,
 )
-from edgelora.transfer.pull import Pulled, pull
-from edgelora.transfer.push import Receipt, push
+from edgelora.transfer.pulling import Pulled, pull
+from edgelora.transfer.pushing import Receipt, push
 from edgelora.transfer.resolve import locate_adapter, resolve_adapter
 
 __all__ = [

@@ -9,7 +9,7 @@ from edgelora.errors import MissingFile
 from edgelora.manifest import MANIFEST_NAME
 from edgelora.store import parse_reference
 from edgelora.transfer.catalog import find_pulled
-from edgelora.transfer.pull import pull
+from edgelora.transfer.pulling import pull
 from edgelora.verify import check
 
 

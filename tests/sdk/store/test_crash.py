@@ -15,15 +15,6 @@ from edgelora.transfer import list_adapters, list_published, pull, push, remove
 from edgelora.verify import verify
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dying process loses nothing the kernel has, so these tests can do without the disk's acknowledgement.
-
-    It still counts as a step. What has to be synced, and when, is in test_durability.py.
-    """
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
     return write_adapter(tmp_path / "adapter", extra={"deep/er/notes.txt": b"notes"})

@@ -22,7 +22,7 @@ from edgelora.files import atomic_write, exchange, fsync_dir
 from edgelora.manifest import MANIFEST_NAME, Manifest, is_unlisted, parse_manifest
 from edgelora.manifest.pickles import reason_to_refuse
 from edgelora.store import Snapshot, Store, open_store, parse_reference
-from edgelora.transfer.push import store_named
+from edgelora.transfer.pushing import store_named
 from edgelora.transfer.shelf import (
     Note,
     lock_folder,
