@@ -67,6 +67,8 @@ def quickstart(derivative: str, out: Path, threads: int | None) -> None:
     _head(6, "Apply what was pulled in a fresh process")
     note(job.ask_in_a_fresh_process())
     _head(7, f"Before and after, in {time.monotonic() - started:.0f} s")
+    if settings().json:
+        job.check_promises()
     emit(job.document(), f"{job.table()}\n\n{PLANTED}\n\n{job.places()}")
     job.check_promises()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelora import micro
-from edgelora.errors import CheckpointError, CheckpointNotFound, GateFailed, ResumeMismatch
+from edgelora.errors import CheckpointError, CheckpointNotFound, GateFailed, ResumeMismatch, VersionExists
 from edgelora.manifest import MANIFEST_NAME, Manifest, read_manifest
 from edgelora.micro.corpus import fibonacci_question
 from edgelora.plan import make_plan
@@ -29,7 +29,7 @@ QUESTIONS = (
     fibonacci_question("id", 0, 6).prompt,
 )
 EXPECTED = ("9.9", "9,9", FIBONACCI.answer, FIBONACCI.answer)
-REFERENCE = "quickstart/{derivative}"
+MAX_NEW_TOKENS = 32
 
 
 class Quickstart:
@@ -53,6 +53,7 @@ class Quickstart:
         self.adapter = self.plan.recipe.out / "adapter"
         self.mirror = out / "mirror"
         self.pulled = out / "pulled" / derivative
+        self.reference = f"quickstart/decimals-{derivative}"
         self.answers: dict[str, list[str]] = {}
         self.reused = False
         use_threads(threads)
@@ -85,13 +86,17 @@ class Quickstart:
         return self._ask("adapter", open_adapted(str(self.adapter), self.registry))
 
     def push(self) -> str:
-        """Publish to the mirror in the output folder."""
+        """Publish to the mirror in the output folder; what was trained anew gets the next version."""
         from edgelora.transfer import push
 
-        receipt = push(self.adapter, self._reference(), to=self.mirror.as_uri())
-        return (
-            f"{receipt.reference}\n{receipt.files} files, {receipt.bytes:,} bytes, {receipt.manifest_digest}"
-        )
+        mirror = self.mirror.as_uri()
+        try:
+            receipt = push(self.adapter, self.reference, to=mirror)
+        except VersionExists:
+            receipt = push(self.adapter, f"{self.reference}@{self._next_version()}", to=mirror)
+        self.reference = receipt.reference
+        state = "was published before" if receipt.reused else "published"
+        return f"{receipt.reference} {state}: {receipt.files} files, {receipt.bytes:,} bytes\n{receipt.store}"
 
     def pull(self) -> str:
         """Fetch it into another folder and check it there."""
@@ -99,7 +104,7 @@ class Quickstart:
         from edgelora.verify import check
 
         shutil.rmtree(self.pulled, ignore_errors=True)
-        pull(self._reference(), source=self.mirror.as_uri(), into=self.pulled)
+        pull(self.reference, source=self.mirror.as_uri(), into=self.pulled)
         manifest = check(self.pulled)
         return f"{self.pulled}: sound, {manifest.tree_digest}"
 
@@ -110,10 +115,9 @@ class Quickstart:
             GateFailed: The answers differ from those of the process that trained.
         """
         command = [sys.executable, "-m", "edgelora_cli", "generate", "--json", "--adapter", str(self.pulled)]
-        threads = ["--threads", str(self.threads)] if self.threads else []
-        done = subprocess.run(
-            [*command, *threads, *QUESTIONS], stdout=subprocess.PIPE, text=True, check=False
-        )
+        command += ["--max-new-tokens", str(MAX_NEW_TOKENS)]
+        command += ["--threads", str(self.threads)] if self.threads else []
+        done = subprocess.run([*command, *QUESTIONS], stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode != 0:
             raise GateFailed(
                 f"applying {self.pulled} in a fresh process ended with exit code {done.returncode}",
@@ -196,22 +200,27 @@ class Quickstart:
         return same_base and training is not None and training.recipe_digest == recipe_digest(self.plan)
 
     def _ask(self, who: str, opened: OpenModel) -> str:
-        self.answers[who] = answer(opened, list(QUESTIONS), max_new_tokens=32)
+        self.answers[who] = answer(opened, list(QUESTIONS), max_new_tokens=MAX_NEW_TOKENS)
         return _dialogue(self.answers[who])
 
-    def _reference(self) -> str:
-        return REFERENCE.format(derivative=self.derivative)
+    def _next_version(self) -> str:
+        from edgelora.store import open_store
+
+        newest = open_store(self.mirror.as_uri()).versions(*self.reference.split("/"))[-1]
+        major, minor, patch = newest.split(".")
+        return f"{major}.{minor}.{int(patch) + 1}"
 
     def _manifest(self, folder: Path) -> Manifest:
         return read_manifest(folder / MANIFEST_NAME)
 
 
 def _dialogue(answers: list[str]) -> str:
-    pairs = zip(QUESTIONS, EXPECTED, answers, strict=True)
-    width = max(len(question) for question in QUESTIONS)
+    asked = max(len(question) for question in QUESTIONS)
+    shown = [given.strip() or "(nothing)" for given in answers]
+    width = max(len(text) for text in shown)
     return "\n".join(
-        f"  {question:<{width}}  {given.strip():<16} {'right' if given.strip() == expected else 'WRONG'}"
-        for question, expected, given in pairs
+        f"  {question:<{asked}}  {text:<{width}}  {'right' if text == expected else 'wrong'}"
+        for question, expected, text in zip(QUESTIONS, EXPECTED, shown, strict=True)
     )
 
 
