@@ -218,6 +218,15 @@ def test_all_findings_are_listed_at_once(folder: Path) -> None:
     ]
 
 
+def test_missing_and_unlisted_files_are_told_apart(folder: Path) -> None:
+    (folder / "README.md").rename(folder / "more.md")
+    missing, unlisted = verify(folder)
+    assert missing.problem == "README.md is listed in the manifest and not there"
+    assert missing.fix == "fetch the adapter again; if it is yours, pack it again"
+    assert unlisted.problem == "more.md is not listed in the manifest"
+    assert unlisted.fix == "remove it, or pack the adapter again"
+
+
 def test_folder_that_is_not_there_is_one_finding(tmp_path: Path) -> None:
     assert ids(tmp_path / "none") == [("file-not-found", "")]
 

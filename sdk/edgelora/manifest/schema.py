@@ -5,12 +5,17 @@ It says what a schema can say. spec/v1/manifest.md says the rest, and where they
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import sys
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from edgelora.manifest.components import ComponentConfig
+from edgelora.manifest.fields import Wire
 from edgelora.manifest.models import Manifest
 
 ADDRESS = "urn:edgelora:spec:v1:manifest"
@@ -21,6 +26,10 @@ def manifest_schema() -> dict[str, Any]:
     """The schema, in draft 2020-12."""
     schema = Manifest.model_json_schema(by_alias=True)
     config = ComponentConfig.model_json_schema(by_alias=True)
+    places = {**schema["$defs"], "Manifest": schema, "ComponentConfig": config}
+    for model in Wire.__subclasses__():
+        for member, description in _descriptions(model):
+            places[model.__name__]["properties"][member]["description"] = description
     schema["$defs"]["Component"]["properties"]["config"] = config
     schema["required"] = sorted({*schema["required"], *_MUST_BE_WRITTEN})
     dialect = "https://json-schema.org/draft/2020-12/schema"
@@ -38,6 +47,15 @@ def main(arguments: list[str]) -> None:
         Path(arguments[0]).write_text(schema_text(), encoding="utf-8")
     else:
         sys.stdout.write(schema_text())
+
+
+def _descriptions(model: type[Wire]) -> Iterator[tuple[str, str]]:
+    """The sentence under each member, read from the source: pydantic would read it at every import."""
+    statements = cast(ast.ClassDef, ast.parse(inspect.getsource(model)).body[0]).body
+    for statement, next_one in pairwise(statements):
+        match statement, next_one:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                yield str(model.model_fields[name].alias), inspect.cleandoc(text)
 
 
 def _cleaned(value: Any) -> Any:
