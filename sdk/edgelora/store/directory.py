@@ -219,7 +219,9 @@ class DirectoryStore:
                 f"the store {self.address} cannot be made: {self.root.parent} does not exist",
                 fix=f"mount its disk, correct the path, or mkdir -p {self.root.parent}",
             )
-        if self._layout() is None and self.root.is_dir() and set(names(self.root)) - _SCAFFOLD:
+        # Listed before VERSION is looked for: another writer makes VERSION before anything foreign.
+        foreign = set(names(self.root)) - _SCAFFOLD
+        if foreign and self._layout() is None:
             raise StoreError(
                 f"{self.root} holds other things, so it is not made into a mirror",
                 fix="push to a mirror or to a new, empty directory",
