@@ -38,6 +38,7 @@ from edgelora.manifest import (
     Task,
     Training,
     TrainingDataset,
+    decimal_text,
     describe_files,
     manifest_bytes,
     tree_digest,
@@ -256,7 +257,7 @@ def _exchange(staging: Path, folder: Path) -> None:
 
 
 def _alpha(alpha: float) -> int | str:
-    return int(alpha) if float(alpha).is_integer() else format(alpha, ".17g")
+    return int(alpha) if float(alpha).is_integer() else decimal_text(alpha)
 
 
 def _name(text: str) -> str:

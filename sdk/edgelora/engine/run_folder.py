@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from edgelora.errors import CheckpointError, CheckpointNotFound, RunExists, RunLocked
+from edgelora.errors import CheckpointError, CheckpointNotFound, DiskFull, RunExists, RunLocked
 from edgelora.files import atomic_write, disk_full_is_an_error, fsync_dir, lock_if_free, make_dirs
 
 
@@ -88,19 +88,26 @@ class RunFolder:
             DiskFull: No space is left; earlier checkpoints are untouched.
         """
         path = self.checkpoints / f"step-{step:06d}.pt"
-        with disk_full_is_an_error(path):
-            make_dirs(self.checkpoints)
-            temporary = self.checkpoints / f".{path.name}.{secrets.token_hex(4)}.tmp"
-            try:
-                _write(temporary, state)
-                os.replace(temporary, path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-            fsync_dir(self.checkpoints)
+        try:
+            with disk_full_is_an_error(path):
+                self._replace(path, state)
+        except DiskFull as error:
+            fix = f"free space on the disk that holds {self.path}, then go on with --resume"
+            raise DiskFull(error.problem, fix=fix) from error
         for old in self._all_checkpoints()[:-keep]:
             old.unlink()
         return path
+
+    def _replace(self, path: Path, state: dict[str, Any]) -> None:
+        make_dirs(self.checkpoints)
+        temporary = self.checkpoints / f".{path.name}.{secrets.token_hex(4)}.tmp"
+        try:
+            _write(temporary, state)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        fsync_dir(self.checkpoints)
 
     def latest_checkpoint(self) -> dict[str, Any]:
         """The newest checkpoint.

@@ -1,10 +1,7 @@
 """A real two-layer model with a real byte-level tokenizer, and rows to train it on."""
 
-import json
-import random
-
 import pytest
-from tiny_models import save_llama, save_tokenizer
+from tiny_models import save_llama, save_tokenizer, write_rows
 
 from edgelora.plan import make_plan
 from edgelora.recipe import make_recipe
@@ -22,17 +19,7 @@ def tiny_base(tmp_path_factory):
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory):
     """200 alpaca rows of unequal length."""
-    path = tmp_path_factory.mktemp("data") / "train.jsonl"
-    draw = random.Random(0)
-    with path.open("w") as file:
-        for number in range(200):
-            row = {
-                "instruction": "say " + "x" * draw.randint(1, 20),
-                "input": "",
-                "output": "y" * draw.randint(1, 20) + str(number),
-            }
-            file.write(json.dumps(row) + "\n")
-    return path
+    return write_rows(tmp_path_factory.mktemp("data") / "train.jsonl", 200)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,98 @@
+"""Killed at random moments and resumed, a run ends in the bytes of the uninterrupted one."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_models import save_llama, save_tokenizer, write_rows
+
+ROUNDS = int(os.environ.get("EDGELORA_ROUNDS", "20"))
+KILLS_PER_ROUND = 2
+STEPS = 60
+
+RECIPE = """
+derivative: {derivative}
+base: {base}
+adapter: {{rank: 4, dropout: 0.1}}
+data: [{{path: {rows}, held_out: 0.1}}]
+train: {{max_steps: {steps}, batch_size: 2, accumulation: 2, learning_rate: 1.0e-2, threads: 1, save_every: 3,
+         evaluate_every: {evaluate_every}}}
+out: {out}
+"""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kill")
+    save_tokenizer(folder / "base")
+    save_llama(folder / "base")
+    return folder, write_rows(folder / "train.jsonl", 200)
+
+
+def start(recipe, *options):
+    command = [sys.executable, "-m", "edgelora_cli", "train", str(recipe), "--quiet", *options]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def steps_done(out):
+    metrics = Path(out) / "metrics.jsonl"
+    return metrics.read_bytes().count(b'"loss"') if metrics.exists() else 0
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors.decode()[-2000:]
+
+
+def kill_at(process, out, step, deadline_s=120):
+    """SIGKILL when ``step`` steps are done; answers whether the process was still running."""
+    until = time.monotonic() + deadline_s
+    while process.poll() is None and steps_done(out) < step and time.monotonic() < until:
+        time.sleep(0.002)
+    time.sleep(random.random() * 0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("evaluate_every", [0, 7])
+@pytest.mark.parametrize("derivative", ["lora", "qlora"])
+def test_a_killed_run_resumes_to_the_same_bytes(inputs, tmp_path, derivative, evaluate_every):
+    folder, rows = inputs
+    draw = random.Random(f"{derivative}/{evaluate_every}")
+
+    def recipe(name):
+        path = tmp_path / f"{name}.yaml"
+        text = RECIPE.format(
+            derivative=derivative,
+            base=folder / "base",
+            rows=rows,
+            steps=STEPS,
+            evaluate_every=evaluate_every,
+            out=tmp_path / name,
+        )
+        path.write_text(text)
+        return path
+
+    def weights(name):
+        return (tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes()
+
+    finish(start(recipe("whole")))
+    expected = weights("whole")
+    killed = 0
+    for number in range(max(1, ROUNDS // 4)):
+        name = f"round-{number}"
+        process = start(recipe(name))
+        for step in sorted(draw.sample(range(4, STEPS - 4), KILLS_PER_ROUND)):
+            killed += kill_at(process, tmp_path / name, step)
+            process = start(recipe(name), "--resume")
+        finish(process)
+        assert weights(name) == expected
+    assert killed > 0
+    print(f"{derivative}, evaluation every {evaluate_every} steps: {killed} kills, all bitwise equal")
