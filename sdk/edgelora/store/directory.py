@@ -7,6 +7,7 @@ file system that does not honour it; reading needs no lock and works from read-o
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import FileIO
@@ -23,6 +24,7 @@ from edgelora.errors import (
     StoreNotFound,
 )
 from edgelora.files import disk_full_is_an_error, exclusive_lock, make_dirs
+from edgelora.manifest import MAX_MANIFEST_BYTES
 from edgelora.store.blobs import BlobPool, blob_path
 from edgelora.store.fsck import Report, check_mirror
 from edgelora.store.protocol import Publication, Snapshot, StoredFile
@@ -95,7 +97,7 @@ class DirectoryStore:
         """The exact bytes of ``edgelora.json``, checked against their digest."""
         file = self.resolve(reference).manifest
         with self._open_blob(file) as blob:
-            data = blob.read()
+            data = blob.read(MAX_MANIFEST_BYTES + 1)
         if hashlib.sha256(data).hexdigest() != file.sha256:
             raise damaged(f"blob {file.sha256}, the manifest of {reference},", "does not hash to its name")
         return data
@@ -192,6 +194,11 @@ class DirectoryStore:
                 f"the store {self.address} does not exist: {self.root} is not a directory",
                 fix="push an adapter to it first, mount its disk, or correct the path",
             )
+        if not os.access(self.root, os.R_OK | os.X_OK):
+            raise StoreError(
+                f"the store {self.address} may not be read by this user",
+                fix=f"ask its owner for access to {self.root}",
+            )
         layout = self._layout()
         if layout is None:
             raise StoreError(
@@ -225,6 +232,12 @@ class DirectoryStore:
             raise StoreError(
                 f"{self.root} holds other things, so it is not made into a mirror",
                 fix="push to a mirror or to a new, empty directory",
+            )
+        above = self.root if self.root.is_dir() else self.root.parent
+        if above.is_dir() and not os.access(above, os.W_OK | os.X_OK):
+            raise StoreError(
+                f"the store {self.address} may not be written by this user",
+                fix=f"ask the owner of {above} for access, or push to another store with --to",
             )
         with disk_full_is_an_error(self.root):
             make_dirs(self.root / "tmp")

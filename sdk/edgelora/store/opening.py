@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgelora.errors import StoreError
+from pathlib import Path
+
+from edgelora.errors import StoreError, StoreNotFound
 from edgelora.store.configured import LOCAL, directory_of, normal_address, read_store_config
 from edgelora.store.directory import DirectoryStore
 from edgelora.store.protocol import Store
@@ -18,6 +20,10 @@ def open_store(name_or_address: str | None = None) -> Store:
     config = read_store_config()
     given = config.default if name_or_address is None else name_or_address
     if "/" not in given and ":" not in given and given not in (".", ".."):
+        if given not in config.addresses and Path(given).is_dir():
+            raise StoreNotFound(
+                f"no store is named {given!r}", fix=f"write ./{given} if you mean the directory"
+            )
         return _open(config.address_of(given), is_local=given == LOCAL)
     return _open(normal_address(given), is_local=False)
 

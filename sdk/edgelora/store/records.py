@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgelora.errors import DigestMismatch
+from edgelora.manifest import MANIFEST_NAME
 from edgelora.store.protocol import StoredFile
 from edgelora.store.versions import is_version
 
-MANIFEST_PATH = "edgelora.json"
 MAX_COMMIT_BYTES = 16 * 2**20
 MAX_POINTER_BYTES = 256
 
@@ -68,7 +68,7 @@ class Commit:
     @property
     def manifest(self) -> StoredFile:
         """The entry of ``edgelora.json``."""
-        return next(file for file in self.files if file.path == MANIFEST_PATH)
+        return next(file for file in self.files if file.path == MANIFEST_NAME)
 
     def encode(self) -> bytes:
         """The immutable bytes that are hashed."""
@@ -110,7 +110,7 @@ class Commit:
             and all(_SHA256.fullmatch(file.sha256) for file in files)
             and (parent is None or _OID.fullmatch(parent))
             and is_version(document["version"])
-            and MANIFEST_PATH in {file.path for file in files}
+            and MANIFEST_NAME in {file.path for file in files}
         ):
             raise ValueError("a member has a wrong value")
         return cls(

@@ -9,8 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edgelora.confined import open_regular, read_regular
-from edgelora.errors import DigestMismatch, PublishRaced, ReferenceFormError
-from edgelora.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, manifest_bytes, parse_manifest
+from edgelora.errors import DigestMismatch, PublishRaced, ReferenceFormError, VersionExists
+from edgelora.manifest import (
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    FileEntry,
+    Manifest,
+    manifest_bytes,
+    parse_manifest,
+)
 from edgelora.store import (
     Publication,
     Reference,
@@ -66,24 +73,19 @@ def push(folder: Path, reference: str, to: str | None = None) -> Receipt:
     manifest = check(folder)
     data = _reread(folder, manifest)
     target = _with_version(wanted, manifest)
-    reused_bytes = 0
-    for entry in manifest.files:
-        with open_regular(folder, entry.path) as source:
-            is_new = store.put_file(source, StoredFile(entry.path, entry.size, entry.sha256))
-        reused_bytes += 0 if is_new else entry.size
-    for attempt in range(_ATTEMPTS):
-        head = store.head(target.namespace, target.name)
-        issued = _issue(manifest, data, target, store)
+    head, issued = _issue(manifest, data, target, store)
+    reused_bytes = sum(_put(store, folder, entry) for entry in manifest.files)
+    for attempt in range(1, _ATTEMPTS + 1):
         file = StoredFile(MANIFEST_NAME, len(issued), hashlib.sha256(issued).hexdigest())
         is_new = store.put_file(io.BytesIO(issued), file)
-        files = tuple(StoredFile(entry.path, entry.size, entry.sha256) for entry in manifest.files)
         try:
-            snapshot = store.publish(Publication(target, (*files, file), head))
-        except PublishRaced:
-            if attempt + 1 == _ATTEMPTS:
+            snapshot = store.publish(Publication(target, (*map(_stored, manifest.files), file), head))
+            break
+        except (PublishRaced, VersionExists):
+            if attempt == _ATTEMPTS:
                 raise
-            continue
-        break
+            # Someone was faster. If it was with other content under this version, the next line says so.
+            head, issued = _issue(manifest, data, target, store)
     return Receipt(
         reference=str(snapshot.reference),
         store=store.address,
@@ -129,21 +131,35 @@ def _with_version(wanted: Reference, manifest: Manifest) -> Reference:
     return wanted.at(str(parse_version(wanted.version or manifest.identity.version)))
 
 
-def _issue(manifest: Manifest, data: bytes, target: Reference, store: Store) -> bytes:
-    """The manifest as it is published: its own bytes if it is this release, else a copy that is."""
+def _put(store: Store, folder: Path, entry: FileEntry) -> int:
+    """Put one file; how many of its bytes the store held already."""
+    with open_regular(folder, entry.path) as source:
+        return 0 if store.put_file(source, _stored(entry)) else entry.size
+
+
+def _stored(entry: FileEntry) -> StoredFile:
+    return StoredFile(entry.path, entry.size, entry.sha256)
+
+
+def _issue(manifest: Manifest, data: bytes, target: Reference, store: Store) -> tuple[str | None, bytes]:
+    """The store's head, and the manifest to publish on it: the folder's bytes if they fit, else a copy."""
+    # The head first: if someone publishes in between, publishing on it is refused, and this is done again.
+    head = store.head(target.namespace, target.name)
     versions = store.versions(target.namespace, target.name)
     if target.version in versions:
+        if hashlib.sha256(data).hexdigest() == store.resolve(target).manifest.sha256:
+            return head, data
         published = store.read_manifest(target)
         identity = parse_manifest(published, str(target)).identity
         if parse_manifest(published) != manifest.model_copy(update={"identity": identity}):
             raise version_exists(target, store.address, versions)
-        return published
+        return head, published
     newest = parse_manifest(store.read_manifest(target.at("main"))).identity if versions else None
     sequence = newest.release_sequence if newest else 0
     own = manifest.identity
     is_named_so = (own.namespace, own.name, own.version) == (target.namespace, target.name, target.version)
     if is_named_so and own.release_sequence > sequence:
-        return data
+        return head, data
     identity = own.model_copy(
         update={
             "namespace": target.namespace,
@@ -153,4 +169,4 @@ def _issue(manifest: Manifest, data: bytes, target: Reference, store: Store) -> 
             "release_sequence": sequence + 1,
         }
     )
-    return manifest_bytes(manifest.model_copy(update={"identity": identity}))
+    return head, manifest_bytes(manifest.model_copy(update={"identity": identity}))

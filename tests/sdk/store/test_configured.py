@@ -59,6 +59,17 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
     assert "did you mean factory?" in caught.value.fix
 
 
+def test_a_directory_named_like_a_store_has_to_be_written_as_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mirror").mkdir()
+    with pytest.raises(StoreNotFound) as caught:
+        open_store("mirror")
+    assert caught.value.fix == "write ./mirror if you mean the directory"
+    assert open_store("./mirror").address == (tmp_path / "mirror").as_uri()
+
+
 @pytest.mark.parametrize("name", ["file", "hf", "A", "a/b", "a:b", "", "-a"])
 def test_names_that_look_like_addresses_are_refused(name: str) -> None:
     with pytest.raises(ReferenceFormError, match="cannot be the name of a store"):

@@ -197,11 +197,7 @@ def test_publishing_again_repairs_a_damaged_or_lost_blob(mirror: Path) -> None:
     assert len(store.fsck().problems) == 4 + 4
     folder = write_adapter(mirror.parent / "again", seed=0)
     with pytest.raises(DigestMismatch, match="does not hash to its name"):
-        push(folder, "alice/decimals", to=str(mirror))
-    manifest = (folder / "edgelora.json").read_bytes()
-    store.put_file(
-        io.BytesIO(manifest), StoredFile("edgelora.json", len(manifest), hashlib.sha256(manifest).hexdigest())
-    )
+        push(folder, "alice/decimals@1.1.0", to=str(mirror))
     assert push(folder, "alice/decimals", to=str(mirror)).reused
     assert store.fsck().is_clean
 
@@ -217,6 +213,20 @@ def test_a_directory_that_is_no_mirror_is_never_written_to(tmp_path: Path) -> No
         push(folder, "alice/decimals", to=str(tmp_path / "not/mounted"))
     assert "mount its disk" in unmounted.value.fix
     assert not (tmp_path / "not").exists()
+
+
+def test_a_mirror_without_permission_is_refused_with_whom_to_ask(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(mirror, "1.0.0")
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
+    with pytest.raises(StoreError, match="may not be written by this user") as caught:
+        publish(mirror, "1.1.0")
+    assert "--to" in caught.value.fix
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(StoreError, match="may not be read by this user"):
+        DirectoryStore(mirror).list_adapters()
 
 
 def test_a_mirror_of_a_later_layout_is_refused(mirror: Path) -> None:
@@ -235,6 +245,22 @@ def test_writers_of_different_versions_all_succeed_one_after_the_other(mirror: P
     snapshots = [store.read_manifest(parse_reference(f"alice/decimals@1.{n}.0")) for n in range(6)]
     assert sorted(parse_manifest(data).identity.release_sequence for data in snapshots) == [1, 2, 3, 4, 5, 6]
     assert store.fsck().is_clean
+
+
+def test_writers_of_the_same_content_under_another_name_all_succeed(mirror: Path) -> None:
+    folder = write_adapter(mirror.parent / "adapter")
+    pids = [fork(lambda: push(folder, "factory/line@3.0.0", to=str(mirror))) for _ in range(5)]
+    assert [wait_for(pid) for pid in pids] == [0] * 5
+    assert DirectoryStore(mirror).fsck().is_clean
+
+
+def test_a_push_that_always_comes_second_gives_up_in_the_end(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(mirror, "1.0.0")
+    monkeypatch.setattr(DirectoryStore, "head", lambda store, namespace, name: None)
+    with pytest.raises(PublishRaced, match="others publish to alice/decimals"):
+        publish(mirror, "1.1.0")
 
 
 def test_of_writers_of_one_version_with_different_content_one_wins(mirror: Path) -> None:
