@@ -67,103 +67,183 @@ def train(
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint was saved.
         DiskFull: A checkpoint could not be written; the one before is intact.
     """
-    settings = plan.recipe.train
-    accelerator, folder, reporter = around.accelerator, around.folder, around.reporter
-    if not dataset.train:
-        raise DataError("there is no row to train on", fix="add rows to 'data', or lower 'held_out'")
-    order = StepOrder(
-        dataset.train,
-        batch_size=settings.batch_size,
-        accumulation=settings.accumulation,
-        seed=settings.seed,
-        processes=accelerator.num_processes,
-    )
-    total = total_steps(plan, order)
-    state = _make_state(model, layers, plan, dataset, around, total)
-    first = 0
-    if checkpoint is not None:
-        state.load(checkpoint["state"])
-        first = checkpoint["step"]
-    gradients = Gradients(
-        accelerator.prepare(RowLosses(model, layers, settings.loss_rows)),
-        layers,
-        state.combiner,
-        tasks=dataset.tasks,
-        accelerator=accelerator,
-        pad_id=pad_id(around.tokenizer),
-    )
-    save_every = settings.save_every or max(10, total // 10)
-    labelled = [_labelled(row) for row in dataset.train]
-    seen_tokens = 0 if checkpoint is None else checkpoint["tokens"]
-    model.train()
-
-    def save(step: int) -> None:
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            content = {
-                "step": step,
-                "tokens": seen_tokens,
-                "state": state.dump(),
-                **around.stamp,
-            }
-            folder.save_checkpoint(step, content, keep=settings.keep_checkpoints)
-
+    loop = TrainingLoop(model, layers, plan, dataset, around)
+    first = 0 if checkpoint is None else loop.restore(checkpoint)
     with stop_request() as stop:
-        reporter.start(first, total)
+        around.reporter.start(first, loop.total)
         try:
-            for step in range(first, total):
-                began = time.perf_counter()
-                seed_everything(settings.seed, step, accelerator.process_index)
-                rows = order.step(step)
-                mine = [
-                    [dataset.train[index] for index in micro] for micro in rows[accelerator.process_index]
-                ]
-                tokens = _tokens_by_task(rows, dataset, labelled)
-                state.rank_scheduler.before_forward(step)
-                loss = gradients.accumulate(mine, tokens, step)
-                norm = _clip(state, settings.max_gradient_norm)
-                state.rank_scheduler.before_update(step)
-                state.optimizer.step()
-                rate = state.schedule.get_last_lr()[0]
-                state.schedule.step()
-                state.rank_scheduler.after_update(step)
-                state.optimizer.zero_grad(set_to_none=True)
-                seen_tokens += sum(tokens)
-                if accelerator.is_main_process:
-                    lengths = [
-                        len(dataset.train[i].input_ids) for process in rows for m in process for i in m
-                    ]
-                    seconds = time.perf_counter() - began
-                    record = {
-                        "step": step,
-                        "loss": loss,
-                        "learning_rate": rate,
-                        "gradient_norm": norm,
-                        "tokens": sum(lengths),
-                        "labelled_tokens": sum(tokens),
-                        "longest": max(lengths),
-                        "seconds": round(seconds, 4),
-                        "tokens_per_second": round(sum(lengths) / seconds, 1),
-                        "peak_bytes": peaks(),
-                    }
-                    folder.log(record)
-                    accelerator.log({"loss": loss, "learning_rate": rate}, step=step)
-                    reporter.step(record)
-                done = step + 1
-                if settings.evaluate_every and done % settings.evaluate_every == 0 and done < total:
-                    _evaluate_midway(step, state, around)
-                    model.train()
-                if done % save_every == 0 or done == total or stop:
-                    save(done)
-                if stop and done < total:
-                    raise Interrupted(
-                        f"{stop.name} arrived; step {done} of {total} is saved in {folder.checkpoints}",
-                        fix="go on with: edgelora train RECIPE --resume",
-                    )
+            for step in range(first, loop.total):
+                record = loop.take(step)
+                loop.tell(record)
+                if loop.is_evaluation_due(step):
+                    loop.evaluate(step)
+                stopping = stop.name  # read once: a signal may arrive between the next two lines
+                if loop.is_save_due(step) or stopping:
+                    loop.save(step)
+                if stopping:
+                    loop.give_way(step, stopping)
         finally:
-            reporter.stop()
+            around.reporter.stop()
     model.eval()
-    return Outcome(total, seen_tokens, state.rank_scheduler.rank_pattern())
+    return Outcome(loop.total, loop.tokens, loop.state.rank_scheduler.rank_pattern())
+
+
+class TrainingLoop:
+    """The optimizer steps of a run, one at a time. A step's order of events is that of `take`."""
+
+    def __init__(
+        self,
+        model: Any,
+        layers: Mapping[str, nn.Module],
+        plan: Plan,
+        dataset: Dataset,
+        around: Surroundings,
+    ) -> None:
+        if not dataset.train:
+            raise DataError("there is no row to train on", fix="add rows to 'data', or lower 'held_out'")
+        self.settings = plan.recipe.train
+        self.model, self.layers, self.dataset, self.around = model, layers, dataset, around
+        accelerator = around.accelerator
+        self.order = StepOrder(
+            dataset.train,
+            batch_size=self.settings.batch_size,
+            accumulation=self.settings.accumulation,
+            seed=self.settings.seed,
+            processes=accelerator.num_processes,
+        )
+        self.total = total_steps(plan, self.order)
+        self.state = self._make_state(plan)
+        self.gradients = Gradients(
+            accelerator.prepare(RowLosses(model, layers, self.settings.loss_rows)),
+            layers,
+            self.state.combiner,
+            tasks=dataset.tasks,
+            accelerator=accelerator,
+            pad_id=pad_id(around.tokenizer),
+        )
+        self.save_every = self.settings.save_every or max(10, self.total // 10)
+        self.labelled = [sum(label != IGNORED for label in row.labels[1:]) for row in dataset.train]
+        self.tokens = 0
+
+    def restore(self, checkpoint: dict[str, Any]) -> int:
+        """Return to a checkpoint; answers the step to go on with."""
+        self.state.load(checkpoint["state"])
+        self.tokens = checkpoint["tokens"]
+        return int(checkpoint["step"])
+
+    def take(self, step: int) -> dict[str, Any]:
+        """One optimizer step; returns its line for ``metrics.jsonl``."""
+        began = time.perf_counter()
+        state, process = self.state, self.around.accelerator.process_index
+        self.model.train()
+        seed_everything(self.settings.seed, step, process)
+        dealt = self.order.step(step)
+        mine = [[self.dataset.train[index] for index in micro_batch] for micro_batch in dealt[process]]
+        indices = [index for each in dealt for micro_batch in each for index in micro_batch]
+        labelled = self._labelled_by_task(indices)
+
+        state.rank_scheduler.before_forward(step)
+        loss = self.gradients.accumulate(mine, labelled, step)
+        norm = self._clip()
+        state.rank_scheduler.before_update(step)
+        state.optimizer.step()
+        rate = state.schedule.get_last_lr()[0]
+        state.schedule.step()
+        # Gradients are still present: AdaLoRA scores weight times gradient.
+        state.rank_scheduler.after_update(step)
+        state.optimizer.zero_grad(set_to_none=True)
+
+        self.tokens += sum(labelled)
+        seconds = time.perf_counter() - began
+        rows: list[Row] = [self.dataset.train[index] for index in indices]
+        lengths = [len(row.input_ids) for row in rows]
+        return {
+            "step": step,
+            "loss": loss,
+            "learning_rate": rate,
+            "gradient_norm": norm,
+            "tokens": sum(lengths),
+            "labelled_tokens": sum(labelled),
+            "longest": max(lengths),
+            "seconds": round(seconds, 4),
+            "tokens_per_second": round(sum(lengths) / seconds, 1),
+            "peak_bytes": peaks(),
+        }
+
+    def tell(self, record: dict[str, Any]) -> None:
+        """Log a step and show it."""
+        if self.around.accelerator.is_main_process:
+            self.around.folder.log(record)
+            self.around.reporter.step(record)
+            shown = {name: record[name] for name in ("loss", "learning_rate", "tokens_per_second")}
+            self.around.accelerator.log(shown, step=record["step"])
+
+    def is_evaluation_due(self, step: int) -> bool:
+        """Whether to measure after this step; the end of the run is measured anyway."""
+        every = self.settings.evaluate_every
+        return every > 0 and (step + 1) % every == 0 and step + 1 < self.total
+
+    def evaluate(self, step: int) -> None:
+        """Measure on the way, and let the loss combiner know."""
+        measurements = self.around.evaluate()
+        self.state.combiner.after_evaluation(measurements)
+        if self.around.accelerator.is_main_process:
+            values = {name: measurement.value for name, measurement in measurements.items()}
+            self.around.folder.log({"step": step, "evaluation": values})
+            self.around.reporter.message("  ".join(f"{name} {value:.4f}" for name, value in values.items()))
+
+    def is_save_due(self, step: int) -> bool:
+        """Whether to write a checkpoint after this step."""
+        return (step + 1) % self.save_every == 0 or step + 1 == self.total
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint of everything that changes."""
+        self.around.accelerator.wait_for_everyone()
+        if self.around.accelerator.is_main_process:
+            content = {
+                "step": step + 1,
+                "tokens": self.tokens,
+                "state": self.state.dump(),
+                **self.around.stamp,
+            }
+            self.around.folder.save_checkpoint(step + 1, content, keep=self.settings.keep_checkpoints)
+
+    def give_way(self, step: int, signal: str) -> None:
+        """End the run because a signal arrived.
+
+        Raises:
+            Interrupted: Steps are left.
+        """
+        if step + 1 < self.total:
+            raise Interrupted(
+                f"{signal} arrived; step {step + 1} of {self.total} is saved in "
+                f"{self.around.folder.checkpoints}",
+                fix="go on with: edgelora train RECIPE --resume",
+            )
+
+    def _make_state(self, plan: Plan) -> TrainingState:
+        adapter = plan.build("adapter")
+        if isinstance(adapter, Calibrated):
+            device = self.around.accelerator.device
+            rows = PaddedBatches(self.dataset.train, self.layers, self.around.tokenizer, device)
+            adapter.calibrate(self.model, self.layers, iter(rows))
+        combiner = plan.build("loss_combiner")
+        optimizer = make_optimizer(self.layers, combiner, self.settings)
+        rank_scheduler = plan.build("rank_scheduler")
+        rank_scheduler.attach(self.layers, optimizer, self.total)
+        schedule = make_schedule(optimizer, self.settings, self.total)
+        return TrainingState(self.layers, optimizer, schedule, rank_scheduler, combiner)
+
+    def _labelled_by_task(self, indices: Sequence[int]) -> list[int]:
+        labelled = [0] * len(self.dataset.tasks)
+        for index in indices:
+            labelled[self.dataset.train[index].task] += self.labelled[index]
+        return labelled
+
+    def _clip(self) -> float:
+        limit = self.settings.max_gradient_norm
+        parameters = list(trainable_parameters(self.layers).values())
+        return float(nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit))
 
 
 def total_steps(plan: Plan, order: StepOrder) -> int:
@@ -172,53 +252,3 @@ def total_steps(plan: Plan, order: StepOrder) -> int:
     if settings.max_steps is not None:
         return settings.max_steps
     return max(1, round((settings.epochs or 1.0) * order.steps_per_epoch))
-
-
-def _make_state(
-    model: Any,
-    layers: Mapping[str, nn.Module],
-    plan: Plan,
-    dataset: Dataset,
-    around: Surroundings,
-    total: int,
-) -> TrainingState:
-    settings = plan.recipe.train
-    adapter = plan.build("adapter")
-    if isinstance(adapter, Calibrated):
-        device = around.accelerator.device
-        adapter.calibrate(model, layers, iter(PaddedBatches(dataset.train, layers, around.tokenizer, device)))
-    combiner = plan.build("loss_combiner")
-    optimizer = make_optimizer(layers, combiner, settings)
-    rank_scheduler = plan.build("rank_scheduler")
-    rank_scheduler.attach(layers, optimizer, total)
-    schedule = make_schedule(optimizer, settings, total)
-    return TrainingState(layers, optimizer, schedule, rank_scheduler, combiner)
-
-
-def _clip(state: TrainingState, limit: float | None) -> float:
-    parameters = list(trainable_parameters(state.layers).values())
-    return float(nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit))
-
-
-def _evaluate_midway(step: int, state: TrainingState, around: Surroundings) -> None:
-    measurements = around.evaluate()
-    state.combiner.after_evaluation(measurements)
-    if around.accelerator.is_main_process:
-        values = {name: measurement.value for name, measurement in measurements.items()}
-        around.folder.log({"step": step, "evaluation": values})
-        around.reporter.message("  ".join(f"{name} {value:.4f}" for name, value in values.items()))
-
-
-def _labelled(row: Row) -> int:
-    return sum(label != IGNORED for label in row.labels[1:])
-
-
-def _tokens_by_task(
-    rows: Sequence[Sequence[Sequence[int]]], dataset: Dataset, labelled: Sequence[int]
-) -> list[int]:
-    tokens = [0] * len(dataset.tasks)
-    for process in rows:
-        for micro in process:
-            for index in micro:
-                tokens[dataset.train[index].task] += labelled[index]
-    return tokens

@@ -74,6 +74,7 @@ out: {out}
 
 SCRIPT = """
 import sys
+from pathlib import Path
 from edgelora.recipe import read_recipe
 from edgelora.registry import Registry
 from edgelora.run import run
