@@ -1,0 +1,55 @@
+"""Example recipes plan, and the plugin of the guide loads and plans, as they are printed."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from edgelora.plan import make_plan
+from edgelora.recipe import make_recipe, read_recipe
+from edgelora.registry import Registry
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.yaml"))
+CODE = re.compile(r"^```python\n# (?P<path>\S+?\.py):? ?[^\n]*\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_example_recipe_plans(recipe):
+    assert make_plan(read_recipe(recipe), Registry.discover()).describe()
+
+
+def test_the_quickstarts_recipe_is_shipped_and_shown_alike():
+    shipped = yaml.safe_load((ROOT / "cli" / "edgelora_cli" / "quickstart.yaml").read_text())
+    shown = yaml.safe_load((ROOT / "examples" / "recipes" / "quickstart.yaml").read_text())
+    for document in (shipped, shown):
+        document["data"][0].pop("path")
+        document.pop("out")
+    assert shown == shipped
+
+
+@pytest.fixture
+def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The package printed in docs/how-to/plugin.md."""
+    page = (ROOT / "docs" / "how-to" / "plugin.md").read_text(encoding="utf-8")
+    for found in CODE.finditer(page):
+        file = tmp_path / found["path"]
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(found["text"], encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("edgelora_halved")
+    for name in [name for name in sys.modules if name.startswith("edgelora_halved")]:
+        del sys.modules[name]
+
+
+def test_the_plugin_of_the_guide_works(guide):
+    lora = importlib.import_module("edgelora_plugins.lora")
+    baseline = importlib.import_module("edgelora_plugins.baseline")
+    registry = Registry.from_modules({"halved": guide, "lora": lora, "baseline": baseline})
+    assert [plugin.cause for plugin in registry.plugins] == ["", "", ""]
+    recipe = {"derivative": "halved-lora", "base": "micro", "loss_combiner": {"factor": 0.25}}
+    combiner = make_plan(make_recipe(recipe), registry).build("loss_combiner")
+    assert combiner({"task.main": 8.0, "aux.x": 4.0}, step=0) == 3.0
