@@ -52,7 +52,7 @@ def load_adapted(
     *,
     base: str | None = None,
     dtype: str = "auto",
-    device: str = "cpu",
+    device: torch.device | None = None,
 ) -> Adapted:
     """Load the base of an adapter and apply the adapter to it.
 
@@ -62,7 +62,7 @@ def load_adapted(
         base: Folder or Hub id of the base; by default the one the manifest names, or the folder where a base
             with the same weights was last trained on.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
-        device: Where to load.
+        device: Where to load; the first GPU, or the CPU, when left out.
 
     Raises:
         WrongBase: The base's weights or tokenizer are not those the adapter was trained on.

@@ -67,19 +67,24 @@ def load_tokenizer(folder: Path) -> Any:
         ) from error
 
 
-def load_base(plan: Plan, device: str | torch.device = "cpu") -> Any:
+def load_base(plan: Plan, device: torch.device | None = None) -> Any:
     """The frozen base of ``plan``, its linears made by the plan's quantizer.
 
     The model is built without memory; each tensor is read, quantized and dropped before the next one, so
     that the 16-bit model is never whole in memory. The output head and the recipe's ``skip_modules`` stay as
     they are.
 
+    Args:
+        plan: Names the base, the quantizer, the dtype and the modules to skip.
+        device: Where to load; `default_device` when left out.
+
     Raises:
         BaseNotFound: The recipe's base cannot be found.
         ModelError: The folder holds no model that transformers can load from safetensors.
     """
     folder = locate_base(plan.recipe.base, plan.recipe.revision)
-    dtype = resolve_dtype(plan.recipe.train.dtype, torch.device(device))
+    device = device or default_device()
+    dtype = resolve_dtype(plan.recipe.train.dtype, device)
     config = _config(folder)
     quantization = _LoadConfig(plan.build("quantizer"), plan.recipe.skip_modules)
     try:
@@ -104,6 +109,11 @@ def load_base(plan: Plan, device: str | torch.device = "cpu") -> Any:
     model.hf_quantizer.remove_quantization_config(model)
     model.config._is_quantized = False
     return model.requires_grad_(False).eval()
+
+
+def default_device() -> torch.device:
+    """The first GPU, where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
