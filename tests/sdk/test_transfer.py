@@ -247,6 +247,11 @@ def test_removing_takes_a_pulled_adapter_or_a_published_version(adapter: Path) -
     assert list_adapters() == []
     with pytest.raises(AdapterNotFound, match="was not pulled to this machine"):
         remove("alice/decimals")
+    into = home() / "elsewhere"
+    pull("alice/decimals", into=into)
+    with pytest.raises(AdapterNotFound, match="was pulled into a folder of your own") as own:
+        remove("alice/decimals")
+    assert own.value.fix.endswith(f"rm -r {into}")
     assert remove("local:alice/decimals@1.1.0").place == (home() / "mirror").as_uri()
     assert list_published()[0].versions == ("1.0.0",)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,7 +148,17 @@ def _remove_pulled(wanted: Reference) -> Removed:
     versions = pulled_versions(wanted.namespace, wanted.name)
     folder = find_pulled(wanted)
     if folder is None:
-        known = sorted({listing.reference for listing in list_adapters()})
+        listed = list_adapters()
+        for listing in listed:
+            if (
+                listing.reference.startswith(f"{wanted.adapter}@")
+                and shelf() not in Path(listing.place).parents
+            ):
+                raise AdapterNotFound(
+                    f"{listing.reference} was pulled into a folder of your own, {listing.place}",
+                    fix=f"delete that folder yourself: rm -r {shlex.quote(listing.place)}",
+                )
+        known = sorted({listing.reference for listing in listed})
         raise AdapterNotFound(
             f"{wanted} was not pulled to this machine",
             fix=f"choose from {', '.join(known[:8])}"

@@ -18,7 +18,7 @@ from edgelora.errors import (
     TargetExists,
     UnsafeFile,
 )
-from edgelora.files import atomic_write, exchange, fsync_dir
+from edgelora.files import atomic_write, disk_full_is_an_error, exchange, fsync_dir
 from edgelora.manifest import MANIFEST_NAME, Manifest, is_unlisted, parse_manifest
 from edgelora.manifest.pickles import reason_to_refuse
 from edgelora.store import Snapshot, Store, open_store, parse_reference
@@ -82,7 +82,8 @@ def pull(reference: str, source: str | None = None, into: Path | None = None) ->
         is_there = _is_sound(target, snapshot)
         if not is_there:
             _refuse_foreign(target)
-            fetched = _fetch(store, snapshot, manifest, data, target)
+            with disk_full_is_an_error(target):
+                fetched = _fetch(store, snapshot, manifest, data, target)
         write_note(
             Note(
                 folder=str(target),
