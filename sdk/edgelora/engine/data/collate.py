@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from edgelora.layers.loss import IGNORED
 from edgelora.protocols import Batch
 
 if TYPE_CHECKING:
     from edgelora.engine.data.dataset import Row
-
-IGNORED = -100
 
 
 def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str = "cpu") -> Batch:

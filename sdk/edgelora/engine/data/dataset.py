@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from edgelora.engine.data.collate import IGNORED
 from edgelora.engine.data.content import Content
 from edgelora.engine.data.encode import Encoded, Encoder
 from edgelora.engine.data.formats import choose_format, parse_row
@@ -18,6 +17,7 @@ from edgelora.engine.data.report import DataReport, SourceReport
 from edgelora.engine.data.scan import scan
 from edgelora.engine.data.split import choose_held_out, content_hash, split_digest
 from edgelora.errors import DataError
+from edgelora.layers.loss import IGNORED
 from edgelora.recipe import DataSource
 
 _ROWS_PER_CHUNK = 1024

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgelora.engine.data.collate import IGNORED
 from edgelora.engine.data.segments import Rendered
+from edgelora.layers.loss import IGNORED
 
 _LETTER, _BREAK = "a", "\n"
 
