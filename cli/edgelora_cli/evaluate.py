@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgelora_cli.commands import Command, set_option, threads_option
-from edgelora_cli.console import emit, note
+from edgelora_cli.console import emit, note, settings
 
 if TYPE_CHECKING:
     from edgelora.protocols import Measurement
@@ -25,7 +25,7 @@ GATE = re.compile(r"\s*(?P<metric>[^<>=\s]+)\s*(?P<sign>>=|<=)\s*(?P<bar>[-+0-9.
     examples="""
     edgelora evaluate recipe.yaml
     edgelora evaluate recipe.yaml --adapter runs/first/adapter
-    edgelora evaluate recipe.yaml --adapter acme/decimals --gate "main.exact-match>=0.9"
+    edgelora evaluate recipe.yaml --adapter acme/decimals --gate "main.exact_match>=0.9"
     """,
 )
 @click.argument("recipe", type=click.Path(path_type=Path))
@@ -71,9 +71,10 @@ def evaluate(
         "adapter": adapter,
         "measurements": {name: asdict(value) for name, value in found.items()},
     }
-    for metric, sign, bar in bars:
-        _check_gate(found, metric, sign, bar)
+    if settings().json:
+        _check_gates(found, bars)
     emit(document, measurement_table(found, {}))
+    _check_gates(found, bars)
 
 
 def _parse_gate(text: str) -> tuple[str, str, float]:
@@ -86,14 +87,16 @@ def _parse_gate(text: str) -> tuple[str, str, float]:
         raise click.UsageError(f"--gate {text!r}: {match['bar']!r} is not a number") from error
 
 
-def _check_gate(found: Mapping[str, Measurement], metric: str, sign: str, bar: float) -> None:
+def _check_gates(found: Mapping[str, Measurement], bars: list[tuple[str, str, float]]) -> None:
     from edgelora.errors import GateFailed
 
-    if metric not in found:
-        raise GateFailed(f"nothing measured {metric!r}", fix=f"measured were: {', '.join(found) or 'none'}")
-    value = found[metric].value
-    if not (value >= bar if sign == ">=" else value <= bar):
-        raise GateFailed(
-            f"{metric} is {value:.4g} (n = {found[metric].n}), and it had to be {sign} {bar:g}",
-            fix="train longer or on more data, or lower the bar",
-        )
+    for metric, sign, bar in bars:
+        if metric not in found:
+            known = ", ".join(found) or "none"
+            raise GateFailed(f"nothing measured {metric!r}", fix=f"measured were: {known}")
+        value = found[metric].value
+        if not (value >= bar if sign == ">=" else value <= bar):
+            raise GateFailed(
+                f"{metric} is {value:.4g} (n = {found[metric].n}), and it had to be {sign} {bar:g}",
+                fix="train longer or on more data, or lower the bar",
+            )

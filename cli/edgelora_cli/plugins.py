@@ -11,7 +11,7 @@ from edgelora_cli.commands import Group
 from edgelora_cli.console import emit, style, table, warn
 
 if TYPE_CHECKING:
-    from edgelora.parts import Options
+    from edgelora.options import Options
     from edgelora.plugin_status import FoundPart, PluginStatus
 
 
@@ -111,10 +111,14 @@ def _document(plugin: PluginStatus) -> dict[str, Any]:
 
 
 def _schemas(plugin: PluginStatus) -> dict[str, Any]:
-    return {f"{part.kind}:{part.part.name}": part.part.options.model_json_schema() for part in plugin.parts}
+    from edgelora.part_options import options_model
+
+    return {f"{part.kind}:{part.part.name}": options_model(part).model_json_schema() for part in plugin.parts}
 
 
 def _describe(plugin: PluginStatus) -> str:
+    from edgelora.part_options import options_model
+
     origin = f"{plugin.distribution} {plugin.version}".strip()
     lines = [f"{style(plugin.name, bold=True)}: {plugin.state}, from {origin} ({plugin.module})"]
     if plugin.cause:
@@ -126,7 +130,7 @@ def _describe(plugin: PluginStatus) -> str:
     for found in plugin.parts:
         part = found.part
         lines += ["", _title(_words(found), part.name, part.summary, part.paper)]
-        lines += [f"  {line}" for line in _option_lines(part.options)]
+        lines += [f"  {line}" for line in _option_lines(options_model(found))]
     return "\n".join(lines)
 
 
