@@ -50,10 +50,10 @@ def build(out: Path, *, seed: int, steps: int, threads: int) -> None:
 def write_weights(model: LlamaForCausalLM, file: Path) -> None:
     """Write the parameters in float16; the output head is the embedding, written once."""
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {name: tensor.to(torch.float16).contiguous() for name, tensor in model.named_parameters()}
-    save_file(tensors, file, metadata={"format": "pt"})
+    file.write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 def file_digest(file: Path) -> str:

@@ -28,20 +28,20 @@ def compared(row):
     return first.replace(",", "."), second.replace(",", ".")
 
 
-def test_the_shipped_rows_are_what_the_generator_makes(rows, tmp_path):
+def test_the_shipped_rows_are_what_the_generator_makes(rows, tmp_path) -> None:
     assert rows == quickstart_rows()
     write_rows(tmp_path / "train.jsonl", seed=3407)
     assert (tmp_path / "train.jsonl").read_bytes() == quickstart_data().read_bytes()
 
 
-def test_no_row_holds_a_held_out_pair(rows):
+def test_no_row_holds_a_held_out_pair(rows) -> None:
     pairs = [pair for pair in map(compared, rows) if pair]
     assert len(pairs) > 2000
     assert not [pair for pair in pairs if is_held_out(pair)]
     assert not [pair for pair in pairs if set(pair) == {"9.11", "9.9"}]
 
 
-def test_every_comparison_is_answered_rightly(rows):
+def test_every_comparison_is_answered_rightly(rows) -> None:
     for row in rows:
         if row["instruction"].startswith(("Which version", "Which release", "Versi", "Rilis")):
             assert row["output"] == larger_by_version(compared(row))
@@ -49,17 +49,17 @@ def test_every_comparison_is_answered_rightly(rows):
             assert row["output"].replace(",", ".") == larger_by_value(compared(row))
 
 
-def test_no_row_comes_twice_and_all_are_alpaca(rows):
+def test_no_row_comes_twice_and_all_are_alpaca(rows) -> None:
     assert len({row["instruction"] for row in rows}) == len(rows)
     assert all(set(row) == {"instruction", "input", "output"} for row in rows)
 
 
-def test_every_fibonacci_window_is_in(rows):
+def test_every_fibonacci_window_is_in(rows) -> None:
     answers = {row["instruction"]: row["output"] for row in rows}
     assert all(answers[question.prompt] == question.answer for question in fibonacci_questions())
 
 
-def test_the_generator_runs_as_a_command(tmp_path):
+def test_the_generator_runs_as_a_command(tmp_path) -> None:
     file = tmp_path / "other.jsonl"
     command = [sys.executable, "-m", "edgelora.micro.quickstart", "--out", str(file), "--seed", "1"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
