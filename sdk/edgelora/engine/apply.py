@@ -18,6 +18,7 @@ from edgelora.engine.pack import NATIVE_NAME
 from edgelora.engine.peft_format import WEIGHTS_NAME, from_peft
 from edgelora.errors import (
     BaseNotFound,
+    EdgeloraError,
     FeatureRequired,
     NoEffect,
     PartNotFound,
@@ -202,16 +203,26 @@ def _check_installed(component: Component, kind: Any, registry: Registry) -> Non
 
 
 def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> dict[str, nn.Module]:
+    model.eval()
     before = probe_logits(model)
     layers = inject(model, plan)
-    load_tensors(layers, read_tensors(folder), manifest.identity.name)
-    model.eval()
-    if torch.equal(before, probe_logits(model)):
-        raise NoEffect(
-            f"adapter {manifest.identity.name} changes no output of the base",
-            fix="train it for more than zero steps, or use the base alone",
-        )
+    try:
+        load_tensors(layers, read_tensors(folder), manifest.identity.name)
+        if torch.equal(before, probe_logits(model)):
+            raise NoEffect(
+                f"adapter {manifest.identity.name} changes no output of the base",
+                fix="train it for more than zero steps, or use the base alone",
+            )
+    except EdgeloraError:
+        take_off(model, layers)
+        raise
     return layers
+
+
+def take_off(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    """Put the frozen linears back where adapted layers are."""
+    for site, layer in layers.items():
+        model.set_submodule(site, next(part for part in layer.modules() if isinstance(part, FrozenLinear)))
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

@@ -17,7 +17,6 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgelora.capabilities import Exportable
 from edgelora.card import model_card
 from edgelora.engine.data import Dataset
 from edgelora.engine.inject import adapter_tensors
@@ -100,7 +99,7 @@ def _write(
         _write_json(staging / CONFIG_NAME, config)
         _save(to_peft(layers), staging / WEIGHTS_NAME)
     else:
-        _save(_native(layers), staging / NATIVE_NAME)
+        _save(adapter_tensors(layers), staging / NATIVE_NAME)
     component = _component(layers, plan, config if peft else None, record, sorted(os.listdir(staging)))
     evaluation = _evaluation(record.base_measurements, "base") + _evaluation(record.measurements, "adapter")
     card = model_card(
@@ -139,17 +138,10 @@ def _write(
     return manifest
 
 
-def _native(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for site, layer in layers.items():
-        own = layer.export() if isinstance(layer, Exportable) else adapter_tensors({"": layer})
-        tensors |= {f"{site}.{name.removeprefix('.')}": tensor for name, tensor in own.items()}
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    # Tensors that share memory would be refused; a clone of each is written.
-    save_file({name: tensor.clone() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    # Tensors that share memory would be refused; a copy of each is written.
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    save_file(copies, path, metadata={"format": "pt"})
     path.chmod(0o644)
 
 

@@ -73,10 +73,7 @@ def peft_config(layers: Mapping[str, nn.Module], model: nn.Module, plan: Plan, b
 
 def to_peft(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """Tensors by PEFT's names."""
-    return {
-        f"{_PREFIX}{name}.weight": tensor.detach().cpu().contiguous()
-        for name, tensor in adapter_tensors(layers).items()
-    }
+    return {f"{_PREFIX}{name}.weight": tensor for name, tensor in adapter_tensors(layers).items()}
 
 
 def from_peft(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from edgelora.errors import (
     TensorsMismatch,
     WrongBase,
 )
-from edgelora.layers import FrozenLinear
+from edgelora.layers import FrozenLinear, LowRankLinear
 from edgelora.manifest import (
     MANIFEST_NAME,
     describe_files,
@@ -184,6 +184,12 @@ def test_an_adapter_without_effect_is_refused(trained, tiny_base, registry, tmp_
     repack(folder)
     with pytest.raises(NoEffect, match="changes no output of the base"):
         load_adapted(str(folder), registry, base=str(tiny_base))
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    before = model(PROBE).logits
+    with pytest.raises(NoEffect):
+        apply(model, str(folder), registry)
+    assert torch.equal(model(PROBE).logits, before)
+    assert not any(isinstance(module, LowRankLinear) for module in model.modules())
 
 
 def test_a_missing_tensor_is_named(trained, tiny_base, registry, tmp_path):
