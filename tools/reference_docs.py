@@ -99,7 +99,7 @@ def _key_row(prefix: str, statement: ast.AnnAssign, meaning: str) -> str:
 
 def cli_page() -> str:
     """The help of every command."""
-    with click.Context(root, info_name="edgelora") as top:
+    with click.Context(root, info_name="edgelora", **root.context_settings) as top:
         return "\n".join(["# Commands", GENERATED, *_commands_of(root, top)])
 
 
