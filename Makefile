@@ -20,7 +20,7 @@ export PYTHONNOUSERSITE := 1
 .PHONY: help quickstart test lint format acceptance bench micro offline-kit wheel wheel-test docs clean
 
 help:
-	@echo "make quickstart    the whole job on the built-in model, offline once installed"
+	@echo "make quickstart    the whole job on the built-in model, offline once installed (DERIVATIVE=qlora)"
 	@echo "make test          the test suite"
 	@echo "make lint          ruff and mypy"
 	@echo "make acceptance    slow checks: kill rounds, three seeds"

@@ -103,7 +103,7 @@ def _set_flag(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 def go_offline() -> None:
     """Forbid this process, and those it starts, to look anything up on a network."""
-    for variable in ("EDGELORA_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         os.environ[variable] = "1"
 
 
