@@ -13,7 +13,7 @@ import pluggy
 
 from edgelora import hookspecs
 from edgelora.capabilities import ABILITIES
-from edgelora.parts import KINDS, Derivative, Kind, Options, Part
+from edgelora.parts import KINDS, Derivative, Kind, Part
 from edgelora.plugin_status import PluginRefused
 
 HOOK_OF_KIND: dict[Kind, str] = {kind: f"edgelora_{kind}s" for kind in KINDS}
@@ -120,21 +120,7 @@ def _check_part(part: Part, where: str) -> None:
             f"{where}: the target {part.target!r} is not of the form 'module:attribute'",
             "write it as in 'my_plugin.layer:MyAdapter'",
         )
-    if not isinstance(part.options, type) or not issubclass(part.options, Options):
-        raise PluginRefused(
-            f"{where}: options is {part.options!r}, not a subclass of Options",
-            "derive the options from edgelora.Options and pass the class",
-        )
-    if part.options.model_config.get("extra") != "forbid":
-        raise PluginRefused(
-            f"{where}: {part.options.__name__} lets unknown options pass",
-            "remove extra= from its model_config: edgelora.Options forbids them",
-        )
-    if "name" in part.options.model_fields:
-        raise PluginRefused(
-            f"{where}: an option cannot be called 'name', which is the part's own key in a recipe",
-            "rename the option",
-        )
+    _check_options(part.options, where)
     for ability in part.abilities:
         if ability not in ABILITIES:
             near = difflib.get_close_matches(str(ability), ABILITIES, n=1)
@@ -149,6 +135,23 @@ def _check_part(part: Part, where: str) -> None:
                 f"{where}: refuses {refused!r}, which is not of the form 'kind:name'",
                 "write it as in 'quantizer:nf4'",
             )
+
+
+def _check_options(options: object, where: str) -> None:
+    if isinstance(options, str):
+        if not _TARGET.fullmatch(options):
+            raise PluginRefused(
+                f"{where}: the options {options!r} are not of the form 'module:Class'",
+                "write them as in 'my_plugin.options:MyOptions'",
+            )
+        return
+    # Imported here because it imports pydantic, which a plugin that passes a class has imported already.
+    from edgelora.part_options import options_defect
+
+    defect = options_defect(options)
+    if defect:
+        cause, fix = defect
+        raise PluginRefused(f"{where}: {cause}", fix)
 
 
 def check_derivatives(derivatives: Iterable[Any]) -> tuple[Derivative, ...]:

@@ -106,7 +106,10 @@ def _find_default(kind: Kind, default: Any, owner: str, registry: Registry) -> F
 
 def _is_default(found: FoundPart, kind: Kind, default: Any, owner: str, registry: Registry) -> bool:
     """Whether a part the user named is the one the derivative names, so that its options are kept."""
-    if found.part.name != _name_of(default).rpartition(":")[2]:
+    name = _name_of(default)
+    if ":" in name:
+        return found.qualified_name == name
+    if found.part.name != name:
         return False
     try:
         return found == _find_default(kind, default, owner, registry)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic.errors import PydanticUserError
 
 from edgelora import protocols
 from edgelora.capabilities import AdaptsModel
-from edgelora.errors import DependencyMissing, OptionsError, PluginBug
-from edgelora.parts import Kind, Options, Part
+from edgelora.errors import OptionsError, PluginBug
+from edgelora.options import Options
+from edgelora.part_options import options_model
+from edgelora.parts import Kind, Part
 from edgelora.plugin_status import FoundPart
+from edgelora.targets import import_target, missing_module
 
 _PROTOCOLS: dict[Kind, type] = {
     "quantizer": protocols.Quantizer,
@@ -61,16 +62,20 @@ class PlannedPart:
             OptionsError: The target refuses the values of its options.
             PluginBug: The target is not there, cannot be called with options, or lacks methods.
         """
-        factory = self._import_target()
+        found = self._found
+        factory = import_target(self.target, found)
         try:
             built = factory(self.options)
         except ModuleNotFoundError as error:
-            self._raise_missing(error)
+            raise missing_module(error, self.target, found) from error
         except ValueError as error:
-            raise OptionsError(f"{self._where} refuses its options: {error}", fix="change them") from error
+            raise OptionsError(
+                f"{found.described} refuses its options: {error}", fix="change them"
+            ) from error
         except TypeError as error:
             raise PluginBug(
-                f"{self._where}: {self.target} cannot be called with its options: {error}", fix=self._tell
+                f"{found.described}: {self.target} cannot be called with its options: {error}",
+                fix=found.remedy,
             ) from error
         self._check_protocol(built)
         return built
@@ -86,43 +91,8 @@ class PlannedPart:
         }
 
     @property
-    def _where(self) -> str:
-        return f"{self.kind.replace('_', ' ')} {self.name!r} of plugin {self.plugin}"
-
-    @property
-    def _tell(self) -> str:
-        return f"upgrade {self.distribution} ({self.version} is installed), or tell its author"
-
-    def _import_target(self) -> Any:
-        module_name, _, attributes = self.target.partition(":")
-        try:
-            found: Any = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            self._raise_missing(error)
-        except ImportError as error:
-            raise PluginBug(f"{self._where}: importing {module_name}: {error}", fix=self._tell) from error
-        for attribute in attributes.split("."):
-            if not hasattr(found, attribute):
-                near = difflib.get_close_matches(attribute, _public_names(found), n=1)
-                raise PluginBug(
-                    f"{self._where}: there is no {attribute} in {module_name}"
-                    + (f", but {near[0]}" if near else ""),
-                    fix=self._tell,
-                )
-            found = getattr(found, attribute)
-        return found
-
-    def _raise_missing(self, error: ModuleNotFoundError) -> NoReturn:
-        module_name = self.target.partition(":")[0]
-        missing = error.name or str(error)
-        if f"{module_name}.".startswith(f"{missing}."):
-            raise PluginBug(f"{self._where}: there is no module {missing}", fix=self._tell) from error
-        raise DependencyMissing(
-            f"{self._where} needs {missing}, which is not installed",
-            fix="pip install 'edgelora[train]'"
-            if self.distribution == "edgelora"
-            else f"install {missing}, or see what extras {self.distribution} has",
-        ) from error
+    def _found(self) -> FoundPart:
+        return FoundPart(self.kind, self.part, self.plugin, self.distribution, self.version)
 
     def _check_protocol(self, built: Any) -> None:
         # Prompt tuning and its like act on the model as a whole and wrap nothing.
@@ -132,9 +102,9 @@ class PlannedPart:
         missing = [name for name in _methods(protocol) if not callable(getattr(built, name, None))]
         if missing:
             raise PluginBug(
-                f"{self._where}: {self.target} made a {type(built).__name__} without {', '.join(missing)}, "
-                f"which edgelora.protocols.{protocol.__name__} asks for",
-                fix=self._tell,
+                f"{self._found.described}: {self.target} made a {type(built).__name__} without "
+                f"{', '.join(missing)}, which edgelora.protocols.{protocol.__name__} asks for",
+                fix=self._found.remedy,
             )
 
 
@@ -143,16 +113,17 @@ def plan_part(found: FoundPart, options: Mapping[str, Any]) -> PlannedPart:
 
     Raises:
         OptionsError: An option is unknown, missing or has a wrong value.
-        PluginBug: The part's options model cannot be used.
+        PluginBug: The part's options model is not there or cannot be used.
+        DependencyMissing: The module of its options needs a package that is not installed.
     """
-    where = f"{found.kind.replace('_', ' ')} {found.part.name!r} of plugin {found.plugin}"
-    model = found.part.options
+    where = found.described
+    model = options_model(found)
     if found.kind == "adapter" and "AdaptsModel" not in found.part.abilities:
         missing = [name for name in _ADAPTER_OPTIONS if name not in model.model_fields]
         if missing:
             raise PluginBug(
                 f"{where}: its options lack {', '.join(missing)}, which every adapter that wraps sites has",
-                fix=f"upgrade {found.distribution}, or tell its author",
+                fix=found.remedy,
             )
     try:
         validated = model.model_validate(dict(options))
@@ -162,7 +133,7 @@ def plan_part(found: FoundPart, options: Mapping[str, Any]) -> PlannedPart:
     except PydanticUserError as error:
         raise PluginBug(
             f"{where}: its options model {model.__name__} is unfinished: {error.message}",
-            fix=f"upgrade {found.distribution}, or tell its author",
+            fix=found.remedy,
         ) from error
     return PlannedPart(
         found.kind,
@@ -214,7 +185,3 @@ def _methods(protocol: type) -> Iterable[str]:
         for name, member in vars(protocol).items()
         if callable(member) and (name == "__call__" or not name.startswith("_"))
     ]
-
-
-def _public_names(owner: ModuleType | Any) -> list[str]:
-    return [name for name in dir(owner) if not name.startswith("_")]

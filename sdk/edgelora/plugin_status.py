@@ -41,6 +41,16 @@ class FoundPart:
         """``"plugin:part"``, which is never ambiguous."""
         return f"{self.plugin}:{self.part.name}"
 
+    @property
+    def described(self) -> str:
+        """How errors name it."""
+        return f"{self.kind.replace('_', ' ')} {self.part.name!r} of plugin {self.plugin}"
+
+    @property
+    def remedy(self) -> str:
+        """What to do when it breaks a rule."""
+        return f"upgrade {self.distribution} ({self.version} is installed), or tell its author"
+
 
 @dataclass(frozen=True, slots=True)
 class FoundDerivative:

@@ -65,7 +65,8 @@ class Adapter(Protocol):
     """Wraps the sites of ``target_modules``.
 
     Its options must have ``target_modules``, ``rank`` and ``alpha``; ``rank_pattern``, ``alpha_pattern`` and
-    ``exclude_modules`` are honoured when present.
+    ``exclude_modules`` are honoured when present. An adapter with the capability
+    `edgelora.capabilities.AdaptsModel` wraps no sites: it needs neither these options nor these methods.
     """
 
     def wrap(self, base: FrozenLinear, site: Site) -> nn.Module:

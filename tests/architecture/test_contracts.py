@@ -12,6 +12,7 @@ from source_tree import ROOT, modules
 from edgelora import hookspecs
 from edgelora.admission import DERIVATIVES_HOOK, HOOK_OF_KIND, HOOKS
 from edgelora.errors import EdgeloraError, every_error
+from edgelora.part_options import options_model
 from edgelora.parts import KINDS
 from edgelora.plugin_status import FoundPart
 from edgelora.registry import Registry
@@ -53,7 +54,7 @@ def test_a_first_party_plugin_is_ready_and_light(status) -> None:  # type: ignor
 
 @pytest.mark.parametrize("found", PARTS, ids=name_of)
 def test_each_option_is_documented(found: FoundPart) -> None:
-    fields = found.part.options.model_fields
+    fields = options_model(found).model_fields
     assert [name for name, field in fields.items() if not field.description] == []
 
 

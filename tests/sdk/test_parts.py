@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 from pydantic import ValidationError
 
+import edgelora
 from edgelora import Derivative, Options, Part
-from edgelora.parts import KINDS
+from edgelora.parts import KINDS, NO_OPTIONS
 
 
 class RankOptions(Options):
@@ -18,7 +21,7 @@ class RankOptions(Options):
 
 def test_a_part_needs_a_name_and_a_target_only() -> None:
     part = Part(name="nf4", target="module:Quantizer")
-    assert part.options is Options
+    assert part.options == NO_OPTIONS
     assert (part.summary, part.paper, part.abilities, dict(part.refuses)) == ("", "", (), {})
 
 
@@ -47,6 +50,20 @@ def test_options_cannot_be_changed() -> None:
 def test_options_are_finite_so_that_json_can_hold_them(value: float) -> None:
     with pytest.raises(ValidationError, match="finite"):
         RankOptions(alpha=value)
+
+
+def test_describing_parts_imports_no_pydantic() -> None:
+    script = (
+        "import sys; from edgelora import Derivative, Part, hookimpl; Part('a', 'b:c');"
+        "assert 'pydantic' not in sys.modules; import edgelora; edgelora.Options, edgelora.Registry;"
+        "assert 'pydantic' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_package_has_no_other_names() -> None:
+    with pytest.raises(AttributeError, match="module 'edgelora' has no attribute 'Optoins'"):
+        edgelora.Optoins  # noqa: B018  the lookup itself is what fails
 
 
 def test_there_are_five_kinds_of_parts() -> None:

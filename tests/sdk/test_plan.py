@@ -349,6 +349,27 @@ def test_a_qualified_name_settles_what_a_derivative_left_open_and_keeps_its_opti
     assert options_of(plan, "adapter")["rank"] == 2
 
 
+def test_a_derivative_may_name_a_part_of_another_plugin_so_that_a_third_changes_nothing() -> None:
+    borrower = plugin(
+        derivatives=(Derivative("lender", parts={"adapter": {"name": "methods:low-rank", "rank": 2}}),)
+    )
+    rival = plugin(adapters=(Part(name="low-rank", target="a:b", options=AdapterOptions),))
+    registry = registry_of(borrower=borrower, rival=rival)
+    for chosen in ({"alpha": 2}, {"name": "methods:low-rank"}):
+        plan = plan_of(registry, derivative="lender", adapter=chosen)
+        assert plan.parts["adapter"].plugin == "methods" and options_of(plan, "adapter")["rank"] == 2
+    other = plan_of(registry, derivative="lender", adapter="rival:low-rank")
+    assert other.parts["adapter"].plugin == "rival" and options_of(other, "adapter")["rank"] == 8
+
+
+def test_a_bare_name_means_the_part_a_derivative_names_in_full_when_there_is_no_other() -> None:
+    borrower = plugin(
+        derivatives=(Derivative("lender", parts={"adapter": {"name": "methods:low-rank", "rank": 2}}),)
+    )
+    plan = plan_of(registry_of(borrower=borrower), derivative="lender", adapter={"name": "low-rank"})
+    assert options_of(plan, "adapter")["rank"] == 2
+
+
 @pytest.mark.parametrize("recipe", [{"derivative": "quartett"}, {"derivative": "plain", "adapter": "low"}])
 def test_a_name_that_is_not_found_stops_the_plan(recipe: dict[str, str]) -> None:
     with pytest.raises(PartNotFound):

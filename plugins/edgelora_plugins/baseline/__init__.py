@@ -2,17 +2,7 @@
 
 from collections.abc import Iterable
 
-from pydantic import Field
-
-from edgelora import Options, Part, hookimpl
-
-
-class ExactMatchOptions(Options):
-    """Options of ``exact-match``."""
-
-    max_new_tokens: int = Field(32, ge=1, description="Tokens generated per question at most.")
-    batch_size: int = Field(64, ge=1, description="Questions generated at the same time.")
-    samples: int = Field(500, ge=1, description="Held-out questions asked per task at most, the first ones.")
+from edgelora import Part, hookimpl
 
 
 @hookimpl
@@ -56,6 +46,6 @@ def edgelora_evaluators() -> Iterable[Part]:
     yield Part(
         name="exact-match",
         target="edgelora_plugins.baseline.metrics:ExactMatch",
-        options=ExactMatchOptions,
+        options="edgelora_plugins.baseline.options:ExactMatchOptions",
         summary="fraction of held-out questions answered letter by letter, greedily",
     )

@@ -12,7 +12,7 @@ from edgelora.intervals import mean_interval, wilson_interval
 from edgelora.layers.generate import greedy
 from edgelora.layers.loss import row_losses
 from edgelora.protocols import Evaluation, Measurement
-from edgelora_plugins.baseline import ExactMatchOptions
+from edgelora_plugins.baseline.options import ExactMatchOptions
 
 
 class HeldOutLoss:

@@ -11,7 +11,7 @@ from edgelora.intervals import wilson_interval
 from edgelora.layers.generate import greedy
 from edgelora.micro.corpus import Question, fibonacci_questions, held_out_questions
 from edgelora.protocols import Evaluation, Measurement
-from edgelora_plugins.litmus import LitmusOptions
+from edgelora_plugins.litmus.options import LitmusOptions
 
 QUESTION_SEED = 911
 """Fixed, so that measurements of different runs are of the same questions."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from edgelora.layers import FrozenLinear, LowRankLinear
 from edgelora.protocols import Site
-from edgelora_plugins.lora import LoraOptions
+from edgelora_plugins.lora.options import LoraOptions
 
 
 class LoraAdapter:

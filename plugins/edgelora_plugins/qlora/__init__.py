@@ -5,25 +5,8 @@ adapter is not.
 """
 
 from collections.abc import Iterable
-from typing import Literal
 
-from pydantic import Field
-
-from edgelora import Derivative, Options, Part, hookimpl
-
-
-class FourBitOptions(Options):
-    """Options of ``nf4`` and ``fp4``."""
-
-    block_size: Literal[32, 64, 128, 256, 512, 1024, 2048, 4096] = Field(
-        64, description="Consecutive weights that share one scale."
-    )
-    double_quantization: bool = Field(
-        True, description="Quantize the scales as well, to 8 bits in blocks of 256."
-    )
-    compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Of the products; auto takes that of the activations."
-    )
+from edgelora import Derivative, Part, hookimpl
 
 
 @hookimpl
@@ -32,14 +15,14 @@ def edgelora_quantizers() -> Iterable[Part]:
     yield Part(
         name="nf4",
         target="edgelora_plugins.qlora.quantizer:NormalFloat4",
-        options=FourBitOptions,
+        options="edgelora_plugins.qlora.options:FourBitOptions",
         summary="4-bit NormalFloat in blocks, the scales quantized too",
         paper="arXiv:2305.14314",
     )
     yield Part(
         name="fp4",
         target="edgelora_plugins.qlora.quantizer:Float4",
-        options=FourBitOptions,
+        options="edgelora_plugins.qlora.options:FourBitOptions",
         summary="4-bit floating point in blocks, the scales quantized too",
         paper="arXiv:2305.14314",
     )
@@ -52,5 +35,5 @@ def edgelora_derivatives() -> Iterable[Derivative]:
         name="qlora",
         summary="LoRA over a base quantized to 4-bit NormalFloat",
         paper="arXiv:2305.14314",
-        parts={"quantizer": "nf4", "adapter": "lora"},
+        parts={"quantizer": "nf4", "adapter": "lora:lora"},
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgelora.layers import FrozenLinear
 from edgelora.layers.nf4 import FourBitLinear, quantize_four_bit
-from edgelora_plugins.qlora import FourBitOptions
+from edgelora_plugins.qlora.options import FourBitOptions
 
 
 class NormalFloat4:

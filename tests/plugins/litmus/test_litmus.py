@@ -11,8 +11,8 @@ from edgelora.micro import path
 from edgelora.micro.corpus import Question, fibonacci_questions
 from edgelora.protocols import Evaluation
 from edgelora_plugins.litmus import edgelora_evaluators
-from edgelora_plugins.litmus.options import LitmusOptions
 from edgelora_plugins.litmus.metrics import Litmus, render_question, row_questions, split_digest
+from edgelora_plugins.litmus.options import LitmusOptions
 
 SAMPLES = 24
 
