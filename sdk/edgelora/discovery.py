@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 
+from edgelora.dist_info import DistInfo, distributions_mentioning, entry_points
 from edgelora.hookspecs import ENTRY_POINT_GROUP
 
 FIRST_PARTY = "edgelora"
@@ -45,19 +45,14 @@ class InstalledPlugin:
 def installed_plugins() -> list[InstalledPlugin]:
     """All plugins on ``sys.path``, sorted by name, then distribution.
 
-    Where a distribution is on the path twice, the first counts, as it does for ``import``. Distributions are
-    read one by one, so that one with unreadable metadata hides no other.
+    Where a distribution is on the path twice, the first counts, as it does for ``import``. One with
+    unreadable metadata hides no other.
     """
     found: dict[str, list[InstalledPlugin]] = {}
-    for distribution in metadata.distributions():
-        text = _entry_points_text(distribution)
-        # Most distributions have no plugin: this test keeps discovery below the cost of parsing them all.
-        if ENTRY_POINT_GROUP not in text:
-            continue
-        name, version = _identity(distribution)
-        key = canonical_name(name)
+    for distribution in distributions_mentioning(f"[{ENTRY_POINT_GROUP}]"):
+        key = canonical_name(distribution.name)
         if key not in found:
-            found[key] = _plugins_of(distribution, name, version)
+            found[key] = _plugins_of(distribution)
     plugins = (plugin for group in found.values() for plugin in group)
     return sorted(plugins, key=lambda plugin: (plugin.name, plugin.distribution))
 
@@ -89,25 +84,10 @@ def is_plugin_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def _entry_points_text(distribution: metadata.Distribution) -> str:
+def _plugins_of(distribution: DistInfo) -> list[InstalledPlugin]:
+    name, version = distribution.name, distribution.version
     try:
-        return distribution.read_text("entry_points.txt") or ""
-    except (OSError, ValueError):
-        # Not UTF-8 or not readable: no plugin can be known from it, and naming it would accuse a stranger.
-        return ""
-
-
-def _identity(distribution: metadata.Distribution) -> tuple[str, str]:
-    try:
-        known = distribution.metadata
-        return known["Name"] or "unknown", known["Version"] or "unknown"
-    except (OSError, TypeError, ValueError, KeyError):
-        return "unknown", "unknown"
-
-
-def _plugins_of(distribution: metadata.Distribution, name: str, version: str) -> list[InstalledPlugin]:
-    try:
-        points = [point for point in distribution.entry_points if point.group == ENTRY_POINT_GROUP]
-    except (TypeError, ValueError) as error:
+        points = entry_points(distribution.entry_points, ENTRY_POINT_GROUP)
+    except ValueError as error:
         return [InstalledPlugin(name, "", name, version, f"its entry_points.txt is malformed: {error}")]
-    return [InstalledPlugin(point.name, point.value, name, version) for point in dict.fromkeys(points)]
+    return [InstalledPlugin(point, target, name, version) for point, target in dict.fromkeys(points)]

@@ -32,6 +32,14 @@ def test_light_commands_import_nothing_heavy(arguments, tmp_path, monkeypatch):
     assert modules_after(arguments, tmp_path) == []
 
 
+def test_listing_plugins_imports_neither_pydantic_nor_importlib_metadata(tmp_path):
+    code = (
+        "import sys, edgelora_cli; edgelora_cli.run_command(['plugins', 'list']);"
+        "assert not {'pydantic', 'yaml', 'importlib.metadata'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, cwd=tmp_path)
+
+
 def test_plan_imports_nothing_heavy(tmp_path):
     (tmp_path / "recipe.yaml").write_text("{derivative: qlora, base: micro}")
     assert modules_after(["plan", "recipe.yaml"], tmp_path) == []

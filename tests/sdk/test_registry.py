@@ -199,7 +199,16 @@ def test_a_plugin_may_be_an_object() -> None:
             "my_plugin.layer:MyAdapter",
         ),
         ("[Part(name='a', target='a:b', options=dict)]", "not a subclass of Options", "edgelora.Options"),
-        ("[Part(name='a', target='a:b', options=Options())]", "not a subclass of Options", "pass the class"),
+        (
+            "[Part(name='a', target='a:b', options=Options())]",
+            "not a subclass of Options",
+            "name or pass the class",
+        ),
+        (
+            "[Part(name='a', target='a:b', options='a')]",
+            "'a' are not of the form",
+            "my_plugin.options:MyOptions",
+        ),
         ("[Part(name='a', target='a:b', options=Named)]", "cannot be called 'name'", "rename the option"),
         ("[Part(name='a', target='a:b', options=Loose)]", "lets unknown options pass", "remove extra="),
         ("[Part(name='a', target='a:b')] * 2", "offers two adapters 'a'", "another name"),
@@ -425,10 +434,11 @@ def test_what_a_plugin_prints_does_not_reach_stdout(
     assert printed.out == "" and "hello" in printed.err
 
 
-def test_discovery_imports_nothing_heavy() -> None:
+def test_discovery_imports_nothing_heavy_and_nothing_slow() -> None:
     script = (
         "import json, sys; from edgelora.registry import HEAVY, Registry; r = Registry.discover();"
-        "print(json.dumps([n for n in HEAVY if n in sys.modules]))"
+        "slow = (*HEAVY, 'pydantic', 'yaml', 'importlib.metadata');"
+        "print(json.dumps([n for n in slow if n in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
