@@ -51,6 +51,7 @@ def run_command(arguments: Sequence[str]) -> int:
         # The reader of a pipe has seen enough (``edgelora list | head -1``): nobody is left to tell.
         silence_stdout()
         return READER_GONE
+    # Whatever is left is a bug, and scripts get an exit code and a JSON document for it like for the rest.
     except Exception as error:
         return _unexpected(error, settings)
 
@@ -62,7 +63,7 @@ def _usage(error: click.ClickException, settings: Settings) -> int:
 
 
 def _unexpected(error: Exception, settings: Settings) -> int:
-    # Anything that is not an EdgeloraError is a bug; its traceback is for whoever reports it.
+    # The traceback is for whoever reports it.
     if settings.verbose:
         import traceback
 
