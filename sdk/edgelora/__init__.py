@@ -27,8 +27,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # Options brings pydantic, which costs more than all the rest of `edgelora plugins list`, and every plugin
-    # imports this package. Registry is here because its modules import this package while it is initialised.
+    # Looked up when asked for, because every command and every plugin imports this package: Options brings
+    # pydantic, which takes as long as all else `edgelora plugins list` does; Registry brings its own modules.
     if name == "Options":
         from edgelora.options import Options
 
