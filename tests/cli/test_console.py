@@ -35,7 +35,8 @@ def test_yes_answers_a_question(context):
 
 
 def test_columns_are_as_wide_as_their_widest_cell():
-    assert click.unstyle(table(("a", "b"), [("long cell", "1"), ("x", "")])) == "a          b\nlong cell  1\nx"
+    text = click.unstyle(table(("a", "b"), [("long cell", "1"), ("x", "")]))
+    assert text == "a          b\nlong cell  1\nx"
 
 
 def test_no_color_is_obeyed(context, capsys, monkeypatch):

@@ -91,21 +91,27 @@ def test_closed_output_ends_with_141(tmp_path):
 
 
 def test_sigint_in_a_real_process_ends_with_130():
-    # Waiting for a prompt on an open stdin is where the signal arrives.
+    code = """
+import signal, sys, edgelora_cli
+from edgelora.registry import Registry
+
+def wait():
+    print("waiting", flush=True)
+    signal.pause()
+
+Registry.discover = wait
+sys.exit(edgelora_cli.run_command(["plugins", "list"]))
+"""
     process = subprocess.Popen(
-        [*COMMAND, "generate"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    try:
-        process.wait(timeout=1.5)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert "error[interrupted]" in err
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (
+        130,
+        "error[interrupted]: stopped by the keyboard\n  fix: run it again\n",
+    )
 
 
 def test_the_bare_command_shows_a_first_screen_that_fits_a_terminal(edgelora):
