@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
 import venv
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "numpy", "transformers", "peft", "accelerate", "polars", "bitsandbytes")
 PLUGINS = {"baseline", "litmus", "lora", "qlora"}
 
@@ -19,15 +21,13 @@ def main() -> None:
     """Run every check; the first that fails ends the process with its output."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("wheel", type=Path)
-    parser.add_argument("--adapter", type=Path, help="an adapter folder to push, pull and verify")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         light = LightInstall(Path(scratch), arguments.wheel.resolve())
         light.has_nothing_heavy()
         light.runs_its_commands()
         light.asks_for_the_extra_when_it_is_needed()
-        if arguments.adapter:
-            light.ships(arguments.adapter.resolve())
+        light.ships()
     print("wheel: the light commands work from it")
 
 
@@ -40,7 +40,7 @@ class LightInstall:
         self.bin = scratch / "venv" / "bin"
         kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         self.environment = {**kept, "EDGELORA_HOME": str(scratch / "home"), "PYTHONNOUSERSITE": "1"}
-        constraints = Path(__file__).resolve().parent.parent / "constraints.txt"
+        constraints = ROOT / "constraints.txt"
         pip = [str(self.bin / "python"), "-m", "pip", "install", "--quiet", "-c", str(constraints)]
         subprocess.run([*pip, str(wheel)], check=True, env=self.environment)
 
@@ -92,13 +92,18 @@ class LightInstall:
         if error["id"] != "dependency-missing" or "pip install" not in error["fix"]:
             sys.exit(f"train without the extra: {error}")
 
-    def ships(self, adapter: Path) -> None:
-        """Push to a directory mirror, pull, verify, show."""
+    def ships(self) -> None:
+        """Push an adapter written by hand to a directory mirror, pull it, check it, remove it."""
+        written = runpy.run_path(str(ROOT / "tests" / "fixtures" / "adapter_folders.py"))
+        adapter = written["write_adapter"](self.scratch / "adapter")
         mirror = (self.scratch / "mirror").as_uri()
         self.run("push", str(adapter), "wheel/adapter@1.0.0", "--to", mirror)
-        self.run("pull", f"{mirror}#wheel/adapter@1.0.0", "--into", str(self.scratch / "pulled"))
-        self.run("verify", str(self.scratch / "pulled"))
-        self.run("show", str(self.scratch / "pulled"))
+        self.run("pull", f"{mirror}#wheel/adapter@1.0.0")
+        self.run("verify", "wheel/adapter@1.0.0")
+        self.run("show", "wheel/adapter@1.0.0")
+        self.run("search", "adapter", "--from", mirror)
+        self.run("remove", "wheel/adapter@1.0.0", "--yes")
+        self.run("verify", "wheel/adapter@1.0.0", expect=4)
 
 
 if __name__ == "__main__":
