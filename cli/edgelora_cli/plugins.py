@@ -12,7 +12,7 @@ from edgelora_cli.console import emit, style, table, warn
 
 if TYPE_CHECKING:
     from edgelora.options import Options
-    from edgelora.plugin_status import FoundPart, PluginStatus
+    from edgelora.registry.status import FoundPart, PluginStatus
 
 
 @click.group(cls=Group, short_help="See which derivatives and parts are installed.")
@@ -111,13 +111,13 @@ def _document(plugin: PluginStatus) -> dict[str, Any]:
 
 
 def _schemas(plugin: PluginStatus) -> dict[str, Any]:
-    from edgelora.part_options import options_model
+    from edgelora.plan.options import options_model
 
     return {f"{part.kind}:{part.part.name}": options_model(part).model_json_schema() for part in plugin.parts}
 
 
 def _describe(plugin: PluginStatus) -> str:
-    from edgelora.part_options import options_model
+    from edgelora.plan.options import options_model
 
     origin = f"{plugin.distribution} {plugin.version}".strip()
     lines = [f"{style(plugin.name, bold=True)}: {plugin.state}, from {origin} ({plugin.module})"]

@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 from edgelora.errors import DependencyMissing, EdgeloraError, PluginBug
-from edgelora.plugin_status import FoundPart
+from edgelora.registry.status import FoundPart
 
 
 def import_target(target: str, found: FoundPart) -> Any:

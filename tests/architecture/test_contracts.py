@@ -10,12 +10,12 @@ import pytest
 from source_tree import ROOT, modules
 
 from edgelora import hookspecs
-from edgelora.admission import DERIVATIVES_HOOK, HOOK_OF_KIND, HOOKS
 from edgelora.errors import EdgeloraError, every_error
-from edgelora.part_options import options_model
 from edgelora.parts import KINDS
-from edgelora.plugin_status import FoundPart
+from edgelora.plan.options import options_model
 from edgelora.registry import Registry
+from edgelora.registry.admission import DERIVATIVES_HOOK, HOOK_OF_KIND, HOOKS
+from edgelora.registry.status import FoundPart
 
 FIRST_PARTY = [status for status in Registry.discover().plugins if status.distribution == "edgelora"]
 PARTS = [found for status in FIRST_PARTY for found in status.parts]

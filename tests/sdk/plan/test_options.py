@@ -7,10 +7,10 @@ from fake_distributions import FakeEnvironment
 
 from edgelora import Options, Part
 from edgelora.errors import DependencyMissing, EdgeloraError, PluginBug
-from edgelora.part_options import options_model
-from edgelora.planned_part import plan_part
-from edgelora.plugin_status import FoundPart
+from edgelora.plan.options import options_model
+from edgelora.plan.part import plan_part
 from edgelora.registry import Registry
+from edgelora.registry.status import FoundPart
 
 SOURCE = """
 from edgelora import Options

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from edgelora.planned_part import PlannedPart
+from edgelora.plan.part import PlannedPart
 
 if TYPE_CHECKING:
     from edgelora.plan import Plan

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from edgelora.dist_info import DistInfo, distributions_mentioning, entry_points
 from edgelora.hookspecs import ENTRY_POINT_GROUP
+from edgelora.registry.dist_info import DistInfo, distributions_mentioning, entry_points
 
 FIRST_PARTY = "edgelora"
 """The distribution whose plugin names nobody else can take."""

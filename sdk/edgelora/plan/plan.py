@@ -14,13 +14,13 @@ from edgelora.errors import (
     PlanError,
     PluginMissing,
 )
-from edgelora.part_choice import choose_evaluators, choose_part
 from edgelora.parts import Kind
-from edgelora.plan_text import describe_plan
-from edgelora.planned_part import PlannedPart, plan_part
-from edgelora.plugin_status import FoundDerivative, FoundPart
+from edgelora.plan.choice import choose_evaluators, choose_part
+from edgelora.plan.part import PlannedPart, plan_part
+from edgelora.plan.text import describe_plan
 from edgelora.recipe import PartChoice, Recipe
 from edgelora.registry import Registry
+from edgelora.registry.status import FoundDerivative, FoundPart
 
 SINGLE_KINDS: tuple[Kind, ...] = ("quantizer", "adapter", "rank_scheduler", "loss_combiner")
 """The kinds a plan has exactly one part of; evaluators may be many."""
@@ -49,7 +49,7 @@ class Plan:
     tasks: tuple[str, ...]
 
     def build(self, kind: Kind) -> Any:
-        """Build the part of a kind; see `edgelora.planned_part.PlannedPart.build`."""
+        """Build the part of a kind; see `edgelora.plan.part.PlannedPart.build`."""
         return self.parts[kind].build()
 
     def describe(self) -> str:
@@ -84,6 +84,11 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
         PlanError: The recipe leaves something open, or lists an evaluator twice.
         PluginBug: A part breaks a rule of its hook.
     """
+    if recipe.past:
+        raise PlanError(
+            f"'past' names {recipe.past[0]!r}, and no adapter of this edgelora continues from earlier ones",
+            fix="leave 'past' out",
+        )
     origin = registry.derivative(recipe.derivative)
     given: dict[Kind, PartChoice | None] = {
         "quantizer": recipe.quantizer,

@@ -479,3 +479,9 @@ def test_planning_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+def test_earlier_adapters_are_refused_until_an_adapter_takes_them():
+    with pytest.raises(PlanError, match="'past' names 'acme/first', and no adapter of this edgelora") as caught:
+        make_plan(make_recipe({"base": "micro", "past": ["acme/first"]}), Registry.discover())
+    assert caught.value.fix == "leave 'past' out"

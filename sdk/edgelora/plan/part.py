@@ -14,9 +14,9 @@ from edgelora import protocols
 from edgelora.capabilities import AdaptsModel
 from edgelora.errors import OptionsError, PluginBug
 from edgelora.options import Options
-from edgelora.part_options import options_model
 from edgelora.parts import Kind, Part
-from edgelora.plugin_status import FoundPart
+from edgelora.plan.options import options_model
+from edgelora.registry.status import FoundPart
 from edgelora.targets import import_target, missing_module
 
 _PROTOCOLS: dict[Kind, type] = {

@@ -14,7 +14,7 @@ import pluggy
 from edgelora import hookspecs
 from edgelora.capabilities import ABILITIES
 from edgelora.parts import KINDS, Derivative, Kind, Part
-from edgelora.plugin_status import PluginRefused
+from edgelora.registry.status import PluginRefused
 
 HOOK_OF_KIND: dict[Kind, str] = {kind: f"edgelora_{kind}s" for kind in KINDS}
 DERIVATIVES_HOOK = "edgelora_derivatives"
@@ -146,7 +146,7 @@ def _check_options(options: object, where: str) -> None:
             )
         return
     # Imported here because it imports pydantic, which a plugin that passes a class has imported already.
-    from edgelora.part_options import options_defect
+    from edgelora.plan.options import options_defect
 
     defect = options_defect(options)
     if defect:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from edgelora.errors import AmbiguousPart, PartNotFound
-from edgelora.plugin_status import FoundDerivative, FoundPart, PluginStatus
+from edgelora.registry.status import FoundDerivative, FoundPart, PluginStatus
 
 Found = TypeVar("Found", FoundPart, FoundDerivative)
 

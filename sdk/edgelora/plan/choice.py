@@ -8,10 +8,10 @@ from typing import Any
 
 from edgelora.errors import AmbiguousPart, PartNotFound, PlanError
 from edgelora.parts import Kind
-from edgelora.planned_part import PlannedPart, plan_part
-from edgelora.plugin_status import FoundDerivative, FoundPart
+from edgelora.plan.part import PlannedPart, plan_part
 from edgelora.recipe import PartChoice, Recipe
 from edgelora.registry import Registry
+from edgelora.registry.status import FoundDerivative, FoundPart
 
 _BASELINE: Mapping[Kind, str] = MappingProxyType(
     {"quantizer": "none", "rank_scheduler": "constant", "loss_combiner": "sum", "evaluator": "loss"}

@@ -15,7 +15,8 @@ from collections.abc import Collection, Mapping
 import pluggy
 
 from edgelora import hookspecs
-from edgelora.admission import (
+from edgelora.parts import KINDS, Derivative, Kind, Part
+from edgelora.registry.admission import (
     DERIVATIVES_HOOK,
     HOOK_OF_KIND,
     check_api_version,
@@ -24,7 +25,7 @@ from edgelora.admission import (
     check_parts,
     offers_of,
 )
-from edgelora.discovery import (
+from edgelora.registry.discovery import (
     BLOCK_VARIABLE,
     ONLY_VARIABLE,
     InstalledPlugin,
@@ -32,9 +33,8 @@ from edgelora.discovery import (
     installed_plugins,
     is_plugin_name,
 )
-from edgelora.lookup import find
-from edgelora.parts import KINDS, Derivative, Kind, Part
-from edgelora.plugin_status import (
+from edgelora.registry.lookup import find
+from edgelora.registry.status import (
     FoundDerivative,
     FoundPart,
     PluginRefused,

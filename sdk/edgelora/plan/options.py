@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgelora.errors import PluginBug
 from edgelora.options import Options
-from edgelora.plugin_status import FoundPart
+from edgelora.registry.status import FoundPart
 from edgelora.targets import import_target
 
 

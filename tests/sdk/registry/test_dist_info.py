@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from fake_distributions import FakeEnvironment
 
-from edgelora.dist_info import DistInfo, distributions_mentioning, entry_points
+from edgelora.registry.dist_info import DistInfo, distributions_mentioning, entry_points
 
 METADATA = "Metadata-Version: 2.1\nName: acme-lora\nVersion: 2.0\n\nVersion: 9 is mentioned in this text\n"
 POINTS = "[edgelora]\nacme = acme_lora\n"

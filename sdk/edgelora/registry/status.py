@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from edgelora.discovery import BLOCK_VARIABLE, ONLY_VARIABLE, InstalledPlugin
 from edgelora.parts import Derivative, Kind, Part
+from edgelora.registry.discovery import BLOCK_VARIABLE, ONLY_VARIABLE, InstalledPlugin
 
 State = Literal["ready", "broken", "conflict", "blocked"]
 

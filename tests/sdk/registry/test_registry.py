@@ -11,8 +11,8 @@ from fake_distributions import FakeEnvironment
 
 from edgelora import Part, hookimpl
 from edgelora.errors import AmbiguousPart, PartNotFound
-from edgelora.plugin_status import PluginStatus
 from edgelora.registry import Registry
+from edgelora.registry.status import PluginStatus
 
 
 def status_of(name: str, registry: Registry | None = None) -> PluginStatus:
