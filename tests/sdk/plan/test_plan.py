@@ -482,6 +482,7 @@ def test_planning_imports_nothing_heavy() -> None:
 
 
 def test_earlier_adapters_are_refused_until_an_adapter_takes_them():
-    with pytest.raises(PlanError, match="'past' names 'acme/first', and no adapter of this edgelora") as caught:
+    refused = "'past' names 'acme/first', and no adapter of this edgelora"
+    with pytest.raises(PlanError, match=refused) as caught:
         make_plan(make_recipe({"base": "micro", "past": ["acme/first"]}), Registry.discover())
     assert caught.value.fix == "leave 'past' out"
