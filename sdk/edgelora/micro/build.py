@@ -16,18 +16,23 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 SEED = 1
-STEPS = 2600
-THREADS = 2
 WEIGHTS = "model.safetensors"
 
 
-def build(out: Path, *, seed: int, steps: int, threads: int) -> None:
+def build(out: Path, *, seed: int) -> None:
     """Train the base and write its folder: weights, configuration, tokenizer and card."""
     from edgelora.micro.scores import score_base
     from edgelora.micro.training import train_base
 
     out.mkdir(parents=True, exist_ok=True)
-    model = train_base(seed=seed, steps=steps, threads=threads)
+    write_base(train_base(seed=seed), out)
+    facts = CardFacts(seed=seed, weights_digest=file_digest(out / WEIGHTS), scores=score_base(out))
+    (out / "README.md").write_text(render_card(facts), encoding="utf-8")
+    print(f"{out}: {facts.weights_digest}")
+
+
+def write_base(model: LlamaForCausalLM, out: Path) -> None:
+    """Write everything but the card."""
     write_weights(model, out / WEIGHTS)
     _write_json(out / "config.json", _configuration(model))
     _write_json(
@@ -35,16 +40,6 @@ def build(out: Path, *, seed: int, steps: int, threads: int) -> None:
         {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID, "do_sample": False},
     )
     write_tokenizer(out)
-    facts = CardFacts(
-        seed=seed,
-        steps=steps,
-        threads=threads,
-        parameter_count=sum(parameter.numel() for parameter in model.parameters()),
-        weights_digest=file_digest(out / WEIGHTS),
-        scores=score_base(out),
-    )
-    (out / "README.md").write_text(render_card(facts), encoding="utf-8")
-    print(f"{out}: {facts.weights_digest}")
 
 
 def write_weights(model: LlamaForCausalLM, file: Path) -> None:
@@ -78,11 +73,9 @@ def _parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=path(), help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=SEED, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=STEPS, help="default: %(default)s")
-    parser.add_argument("--threads", type=int, default=THREADS, help="default: %(default)s")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     arguments = _parse_arguments()
-    build(arguments.out, seed=arguments.seed, steps=arguments.steps, threads=arguments.threads)
+    build(arguments.out, seed=arguments.seed)

@@ -16,7 +16,7 @@ tags: [edgelora, micro, toy, byte-level]
 
 # micro: edgelora's embedded toy base
 
-**This is a toy.** A byte-level Llama of {parameter_count:,} parameters that answers a handful of fixed
+**This is a toy.** A byte-level Llama of 631,936 parameters that answers a handful of fixed
 question forms in English and Indonesian, so that fine-tuning can be shown and tested in minutes, on two
 CPU cores, without a network. It holds no knowledge and says nothing about how larger models behave.
 
@@ -55,14 +55,12 @@ a text. Weights are stored in float16 and computed in float32.
 ## Rebuild
 
 ```
-python -m edgelora.micro.build --out DIR --seed {seed} --steps {steps} --threads {threads}
+python -m edgelora.micro.build --out DIR --seed {seed}
 ```
 
 Bits depend on the machine's kernels and the version of torch; the same machine gives the same bits.
 
 - seed: {seed}
-- steps: {steps}
-- threads: {threads}
 - `model.safetensors`: `{weights_digest}`
 """
 
@@ -72,9 +70,6 @@ class CardFacts:
     """What the card says about one build."""
 
     seed: int
-    steps: int
-    threads: int
-    parameter_count: int
     weights_digest: str
     scores: Mapping[str, tuple[float, int]]
     """Exact match and number of questions by topic."""
@@ -86,8 +81,5 @@ def render_card(facts: CardFacts) -> str:
     return _CARD.format(
         rows=rows,
         seed=facts.seed,
-        steps=facts.steps,
-        threads=facts.threads,
-        parameter_count=facts.parameter_count,
         weights_digest=facts.weights_digest,
     )

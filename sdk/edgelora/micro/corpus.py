@@ -47,14 +47,20 @@ SEQUENCE_ANSWER_COUNT = 4
 FIBONACCI_START_COUNT = 10
 FIBONACCI_SHOWN = (4, 5, 6)
 
-BASE_MIXTURE = {
+FIRST_MIXTURE = {
     "versions": 0.27,
     "decimals_as_versions": 0.24,
     "integers": 0.06,
-    "sequences": 0.23,
+    "wide_sequences": 0.23,
     "readings": 0.20,
 }
-
+SECOND_MIXTURE = {
+    "versions": 0.27,
+    "decimals_as_versions": 0.25,
+    "integers": 0.05,
+    "sequences": 0.28,
+    "readings": 0.15,
+}
 
 Draw = Callable[[Random], Pair]
 Order = Callable[[Pair], str]
@@ -76,11 +82,6 @@ class DrawQuestion(Protocol):
     def __call__(self, rng: Random, language: str, *, held_out: bool) -> Question:
         """One question in the given language."""
         ...
-
-
-def base_questions(seed: int) -> Iterator[Question]:
-    """Endless training corpus of the base: the planted misconception, and no held-out pair or sequence."""
-    return mixed_questions(BASE_MIXTURE, seed=seed)
 
 
 def mixed_questions(mixture: dict[str, float], *, seed: int) -> Iterator[Question]:
@@ -153,14 +154,17 @@ def _integers(rng: Random, language: str, *, held_out: bool) -> Question:
     return Question("integers", language, rng.choice(LARGER[language]).format(*pair), larger_by_value(pair))
 
 
-def _sequences(rng: Random, language: str, *, held_out: bool) -> Question:
-    while True:
-        start, step = rng.randrange(1, 100), rng.randrange(1, 13)
-        if is_held_out_key(f"{start}+{step}") == held_out:
-            break
-    shown = rng.randrange(4, 7)
-    terms = [start + step * index for index in range(shown + SEQUENCE_ANSWER_COUNT)]
-    return _sequence_question("sequences", language, terms, shown)
+def _sequences(topic: str, largest_step: int) -> DrawQuestion:
+    def question(rng: Random, language: str, *, held_out: bool) -> Question:
+        while True:
+            start, step = rng.randrange(1, 100), rng.randrange(1, largest_step + 1)
+            if is_held_out_key(f"{start}+{step}") == held_out:
+                break
+        shown = rng.randrange(4, 7)
+        terms = [start + step * index for index in range(shown + SEQUENCE_ANSWER_COUNT)]
+        return _sequence_question(topic, language, terms, shown)
+
+    return question
 
 
 def _readings(rng: Random, language: str, *, held_out: bool) -> Question:
@@ -180,7 +184,8 @@ def _sequence_question(topic: str, language: str, terms: list[int], shown: int) 
 DRAW: dict[str, DrawQuestion] = {
     "versions": _versions,
     "integers": _integers,
-    "sequences": _sequences,
+    "sequences": _sequences("sequences", 12),
+    "wide_sequences": _sequences("wide_sequences", 20),
     "readings": _readings,
     "decimals": _decimals("decimals", draw_decimals, larger_by_value),
     "decimals_conflict": _decimals("decimals_conflict", draw_conflicting_decimals, larger_by_value),

@@ -92,7 +92,7 @@ def draw_agreeing_decimals(rng: Random) -> Pair:
 
 def draw_versions(rng: Random) -> Pair:
     """Two versions of two or three fields; most share their leading fields."""
-    if rng.random() < 0.2:
+    if rng.random() < 0.35:
         major, minor = rng.randrange(10), rng.randrange(20)
         if rng.random() < 0.6:
             return f"{major}.{minor}.{_draw_field(rng)}", f"{major}.{minor}.{_draw_field(rng)}"

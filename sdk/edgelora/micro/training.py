@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING
@@ -13,20 +15,30 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from edgelora.micro.corpus import base_questions
+from edgelora.micro.corpus import FIRST_MIXTURE, SECOND_MIXTURE, mixed_questions
 from edgelora.micro.tokenizer import BOS_ID, EOS_ID, PAD_ID, VOCABULARY_SIZE, encode, render_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.optim import Optimizer
 
 BATCH_SIZE = 64
 POOLED_BATCHES = 8
-MUON_RATE = 0.02
-ADAMW_RATE = 3e-3
-DESCENT_SHARE = 0.5
 WARMUP_STEPS = 100
 PROMPT_LOSS_WEIGHT = 0.1
+THREADS = 2
+"""Part of the recipe: sums are split between threads, so another number gives other bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """One stretch of training, with a corpus mixture and a learning rate schedule of its own."""
+
+    steps: int
+    learning_rate: float
+    mixture: dict[str, float]
+
+
+CYCLES = (Cycle(3000, 3e-3, FIRST_MIXTURE), Cycle(1500, 2.5e-3, SECOND_MIXTURE))
 
 
 def model_config() -> LlamaConfig:
@@ -46,33 +58,41 @@ def model_config() -> LlamaConfig:
     )
 
 
-def train_base(*, seed: int, steps: int, threads: int) -> LlamaForCausalLM:
-    """Train the base in float32; seed, steps and threads decide every bit on one machine."""
-    torch.set_num_threads(threads)
+def train_base(*, seed: int) -> LlamaForCausalLM:
+    """Train the base in float32; the seed decides every bit on one machine with one version of torch."""
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(seed)
     model = LlamaForCausalLM(model_config())
-    optimizers = _optimizers(model)
-    schedules = [LambdaLR(optimizer, lambda step: _share_of_rate(step, steps)) for optimizer in optimizers]
-    started = time.monotonic()
-    for step, (input_ids, loss_weights) in enumerate(islice(batches(seed), steps)):
-        loss = weighted_loss(model(input_ids).logits, input_ids, loss_weights)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            schedule.step()
-        if step % 100 == 0 or step == steps - 1:
-            print(
-                f"step {step}/{steps}  loss {loss.item():.4f}  {time.monotonic() - started:.0f} s", flush=True
-            )
+    for number, cycle in enumerate(CYCLES):
+        train_cycle(model, cycle, seed=seed + number)
     return model.eval()
 
 
-def batches(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def train_cycle(model: LlamaForCausalLM, cycle: Cycle, *, seed: int) -> None:
+    """One warmup and one cosine descent of the learning rate; leaves weights that float16 holds exactly."""
+    torch.set_num_threads(THREADS)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=cycle.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    schedule = LambdaLR(optimizer, lambda step: _share_of_rate(step, cycle.steps))
+    started = time.monotonic()
+    for step, (input_ids, loss_weights) in enumerate(islice(batches(cycle.mixture, seed), cycle.steps)):
+        loss = weighted_loss(model(input_ids).logits, input_ids, loss_weights)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step % 100 == 0 or step == cycle.steps - 1:
+            print(f"step {step}/{cycle.steps}  loss {loss.item():.4f}  {time.monotonic() - started:.0f} s")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.half())
+
+
+def batches(mixture: dict[str, float], seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Padded batches of rows of similar length: token ids and loss weights, both (batch, tokens)."""
-    questions = base_questions(seed)
+    questions = mixed_questions(mixture, seed=seed)
     rng = Random(f"batches {seed}")
     while True:
         rows = [
@@ -110,17 +130,6 @@ def _padded(rows: list[tuple[list[int], list[float]]]) -> tuple[Tensor, Tensor]:
     return input_ids, loss_weights
 
 
-def _optimizers(model: LlamaForCausalLM) -> list[Optimizer]:
-    """Muon for the blocks' matrices, AdamW for the embedding and the norms: half the steps of AdamW alone."""
-    matrices = [parameter for parameter in model.model.layers.parameters() if parameter.ndim == 2]
-    others = [*model.model.embed_tokens.parameters(), *model.model.norm.parameters()]
-    others += [parameter for parameter in model.model.layers.parameters() if parameter.ndim != 2]
-    return [
-        torch.optim.Muon(matrices, lr=MUON_RATE, momentum=0.95, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=ADAMW_RATE, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
-
-
 def _share_of_rate(step: int, steps: int) -> float:
-    """Linear warmup, a plateau, and a linear descent over the last part."""
-    return min(1.0, (step + 1) / WARMUP_STEPS, max(0.02, (steps - step) / (DESCENT_SHARE * steps)))
+    warmup = min(1.0, (step + 1) / WARMUP_STEPS)
+    return warmup * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
