@@ -22,12 +22,12 @@ class OpenModel:
 
 
 def use_threads(threads: int | None) -> None:
-    """Fix torch's threads; None takes the cores this process may use."""
+    """Fix torch's threads; None takes the cores that are free."""
     import torch
 
-    from edgelora.engine.conditions import available_cores
+    from edgelora.engine.conditions import free_cores
 
-    torch.set_num_threads(threads or available_cores())
+    torch.set_num_threads(threads or free_cores())
 
 
 def bare_plan(base: str, registry: Registry) -> Plan:

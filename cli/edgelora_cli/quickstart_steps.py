@@ -38,7 +38,7 @@ class Quickstart:
     Args:
         out: The folder for everything it writes.
         derivative: ``lora`` or ``qlora``.
-        threads: For torch; None takes the cores this process may use.
+        threads: For torch; None takes the cores that are free.
         quiet: Whether to leave out the progress of training.
     """
 

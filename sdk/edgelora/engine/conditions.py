@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import statistics
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from edgelora.recipe import TrainSettings
 
 def fix_conditions(settings: TrainSettings, device: torch.device, processes: int) -> dict[str, Any]:
     """Set the number of threads and describe what the arithmetic depends on."""
-    threads = available_cores() if settings.threads == "auto" else settings.threads
+    threads = free_cores() if settings.threads == "auto" else settings.threads
     torch.set_num_threads(threads)
     return {
         "threads": threads,
@@ -43,6 +45,27 @@ def restore_conditions(stored: dict[str, Any], current: dict[str, Any]) -> None:
                 fix=f"resume where {name} is {value!r}, or start again into another 'out'",
             )
     torch.set_num_threads(stored["threads"])
+
+
+def free_cores() -> int:
+    """Cores left by what else is running now, at least one.
+
+    Threads that share a core wait for each other by spinning: two threads on a machine with one free core are
+    several times slower than one.
+    """
+    samples = []
+    for _ in range(5):
+        samples.append(_others_running())
+        time.sleep(0.02)
+    return max(1, available_cores() - statistics.median_low(samples))
+
+
+def _others_running() -> int:
+    try:
+        running = Path("/proc/loadavg").read_text().split()[3]
+    except (OSError, IndexError):
+        return 0
+    return max(0, int(running.partition("/")[0]) - 1)
 
 
 def available_cores() -> int:
