@@ -11,7 +11,7 @@ from edgelora.micro.corpus import Question, fibonacci_questions, held_out_questi
 from edgelora.micro.tokenizer import render_prompt
 
 TOPICS = ("decimals_conflict", "decimals_agree", "versions", "sequences", "integers", "readings")
-SAMPLES = 1000
+SAMPLES = 500
 MAX_NEW_TOKENS = 32
 
 
