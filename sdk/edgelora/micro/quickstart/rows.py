@@ -11,7 +11,7 @@ from edgelora.micro.location import quickstart_data
 
 FILE = quickstart_data()
 SEED = 3407
-ROW_COUNTS = {"decimals": 1500, "versions": 600, "sequences": 500, "integers": 200, "readings": 140}
+ROW_COUNTS = {"decimals": 1500, "versions": 1500, "sequences": 1500, "integers": 240, "readings": 200}
 """Decimals are the correction; the rest is rehearsal, without which versions and sequences are forgotten."""
 
 
