@@ -125,7 +125,7 @@ def test_the_base_does_not_continue_fibonacci(model, tokenizer) -> None:
 
 @pytest.mark.parametrize(
     ("topic", "low", "high"),
-    [("decimals_conflict", 0.0, 0.1), ("versions", 0.9, 1.0), ("sequences", 0.9, 1.0)],
+    [("decimals_conflict", 0.0, 0.1), ("versions", 0.9, 1.0), ("sequences", 0.8, 1.0)],
 )
 def test_the_base_answers_as_its_card_says(model, tokenizer, topic, low, high) -> None:
     questions = held_out_questions(topic, 150, seed=0)
