@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Literal
 
+from edgelora.confined import open_regular, read_regular
 from edgelora.errors import (
     DigestMismatch,
     EdgeloraError,
     FileSetMismatch,
     ManifestError,
     MissingFile,
+    PathError,
     UnsafeFile,
     every_error,
 )
@@ -70,6 +71,36 @@ def check(folder: Path) -> Manifest:
     return manifest
 
 
+def read_verified(folder: Path, manifest: Manifest, path: str) -> bytes:
+    """The bytes of a listed file, read once: those returned are those hashed, whatever the disk does next.
+
+    Args:
+        folder: The adapter directory.
+        manifest: As `check` returned it.
+        path: Of the file, as the manifest lists it.
+
+    Raises:
+        FileSetMismatch: The manifest does not list the file, or it is not there or cannot be read.
+        DigestMismatch: It has another size or digest than the manifest says.
+        PathError: It is no regular file, or lies behind a link.
+    """
+    entry = next((entry for entry in manifest.files if entry.path == path), None)
+    if entry is None:
+        raise FileSetMismatch(f"{path} is not listed in the manifest", fix="pack the adapter again")
+    try:
+        with _open(folder, path) as file:
+            _compare_size(os.fstat(file.fileno()).st_size, entry)
+            # One byte more than listed, so that a file that grows meanwhile is noticed.
+            data = file.read(entry.size + 1)
+    except MissingFile as error:
+        raise FileSetMismatch(f"{path} is listed in the manifest and not there", fix=_FETCH_AGAIN) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    _compare_size(len(data), entry)
+    _compare_digest(hashlib.sha256(data).hexdigest(), entry)
+    return data
+
+
 def _inspect(folder: Path) -> tuple[Manifest | None, list[Finding]]:
     try:
         manifest = _manifest_of(folder)
@@ -87,12 +118,13 @@ def _manifest_of(folder: Path) -> Manifest:
         raise MissingFile(f"there is no adapter directory {folder}", fix="pass the folder of an adapter")
     path = folder / MANIFEST_NAME
     try:
-        with _open_regular(path) as file:
-            data = file.read(MAX_MANIFEST_BYTES + 1)
-    except FileNotFoundError as error:
+        data = read_regular(folder, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES)
+    except MissingFile as error:
         raise ManifestError(
             f"{folder} holds no {MANIFEST_NAME}", fix="pass the folder of an edgelora adapter"
         ) from error
+    except PathError as error:
+        raise ManifestError(error.problem, fix=error.fix) from error
     except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error.strerror}", fix=_FETCH_AGAIN) from error
     return parse_manifest(data, str(path))
@@ -110,7 +142,7 @@ def _findings(folder: Path, manifest: Manifest) -> Iterator[Finding]:
         if path == MANIFEST_NAME or not found.is_file(follow_symlinks=False):
             continue
         try:
-            header = _inspect_file(Path(found.path), path, listed.get(path))
+            header = _inspect_file(folder, path, listed.get(path))
         except EdgeloraError as error:
             yield _finding(path, error)
         else:
@@ -137,27 +169,37 @@ def _name_findings(present: dict[str, os.DirEntry[str]], listed: dict[str, FileE
             yield _finding(path, FileSetMismatch(problem, fix="remove it, or pack the adapter again"))
 
 
-def _inspect_file(place: Path, path: str, entry: FileEntry | None) -> dict[str, TensorEntry] | None:
+def _inspect_file(folder: Path, path: str, entry: FileEntry | None) -> dict[str, TensorEntry] | None:
     try:
-        with _open_regular(place) as file:
+        with _open(folder, path) as file:
             if entry is not None:
-                _compare(file, entry)
+                _compare_size(os.fstat(file.fileno()).st_size, entry)
+                _compare_digest(hashlib.file_digest(file, "sha256").hexdigest(), entry)
             return _judge(file, path, entry)
     except OSError as error:
-        raise FileSetMismatch(f"{path} cannot be read: {error.strerror}", fix="make it readable") from error
+        raise _unreadable(path, error) from error
 
 
-def _compare(file: BufferedReader, entry: FileEntry) -> None:
-    size = os.fstat(file.fileno()).st_size
+def _open(folder: Path, path: str) -> BufferedReader:
+    return BufferedReader(open_regular(folder, path))
+
+
+def _compare_size(size: int, entry: FileEntry) -> None:
     if size != entry.size:
         raise DigestMismatch(
             f"{entry.path} has {size} bytes, and the manifest says {entry.size}", fix=_FETCH_AGAIN
         )
-    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _compare_digest(sha256: str, entry: FileEntry) -> None:
     if sha256 != entry.sha256:
         raise DigestMismatch(
             f"{entry.path} has the sha256 {sha256}, and the manifest says {entry.sha256}", fix=_FETCH_AGAIN
         )
+
+
+def _unreadable(path: str, error: OSError) -> FileSetMismatch:
+    return FileSetMismatch(f"{path} cannot be read: {error.strerror}", fix="make it readable")
 
 
 def _judge(file: BufferedReader, path: str, entry: FileEntry | None) -> dict[str, TensorEntry] | None:
@@ -186,14 +228,6 @@ def _summary_findings(manifest: Manifest, headers: list[dict[str, TensorEntry]])
             f"({actual.keys_digest})"
         )
         yield _finding(MANIFEST_NAME, DigestMismatch(problem, fix=_FETCH_AGAIN))
-
-
-def _open_regular(path: Path) -> BufferedReader:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise UnsafeFile(f"{path} is no regular file", fix="replace it by a regular file")
-    return os.fdopen(descriptor, "rb")
 
 
 def _finding(path: str, error: EdgeloraError, *, severity: Severity = "error") -> Finding:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgelora.errors import EdgeloraError
+from edgelora.errors import DigestMismatch, EdgeloraError, FileSetMismatch, PathError
 from edgelora.manifest import (
     Base,
     Component,
@@ -28,7 +28,7 @@ from edgelora.manifest import (
     summarize_tensors,
     tree_digest,
 )
-from edgelora.verify import check, verify
+from edgelora.verify import check, read_verified, verify
 
 ONES = "sha256:" + "1" * 64
 WEIGHTS = "adapter_model.safetensors"
@@ -350,3 +350,52 @@ def test_manifest_and_verify_import_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_verified_bytes_are_the_bytes_that_were_hashed(folder: Path) -> None:
+    manifest = check(folder)
+    assert read_verified(folder, manifest, WEIGHTS) == tensors()
+    assert read_verified(folder, manifest, "docs/empty.txt") == b""
+
+
+def test_bytes_that_changed_after_the_check_are_not_returned(folder: Path) -> None:
+    manifest = check(folder)
+    (folder / WEIGHTS).write_bytes(tensors()[:-1] + b"x")
+    with pytest.raises(DigestMismatch, match="has the sha256"):
+        read_verified(folder, manifest, WEIGHTS)
+    (folder / WEIGHTS).write_bytes(tensors() + b"x")
+    with pytest.raises(DigestMismatch, match="and the manifest says") as caught:
+        read_verified(folder, manifest, WEIGHTS)
+    assert caught.value.fix == "fetch the adapter again; if it is yours, pack it again"
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(FileSetMismatch, match="is listed in the manifest and not there"):
+        read_verified(folder, manifest, WEIGHTS)
+
+
+def test_only_listed_files_are_returned_as_verified(folder: Path) -> None:
+    manifest = check(folder)
+    (folder / "more.md").write_text("")
+    for path in ("more.md", "edgelora.json", "../adapter/README.md"):
+        with pytest.raises(FileSetMismatch, match="is not listed in the manifest") as caught:
+            read_verified(folder, manifest, path)
+        assert caught.value.fix == "pack the adapter again"
+
+
+def test_verified_bytes_never_come_from_behind_a_link(folder: Path) -> None:
+    manifest = check(folder)
+    replace_by_link(folder)
+    replace_folder_by_link(folder)
+    for path in ("README.md", "docs/empty.txt"):
+        with pytest.raises(PathError, match="lies behind, a symlink"):
+            read_verified(folder, manifest, path)
+
+
+def test_folder_swapped_for_a_link_while_it_is_listed_is_found(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgelora import verify as module
+
+    listed = dict(module.walk(folder))
+    replace_folder_by_link(folder)
+    monkeypatch.setattr(module, "walk", lambda _: listed.items())
+    assert ("path-invalid", "docs/empty.txt") in ids(folder)
