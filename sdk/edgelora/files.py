@@ -73,8 +73,31 @@ def make_dirs(path: Path) -> None:
         fsync_dir(folder.parent)
 
 
+def publish_directory(staging: Path, target: Path) -> None:
+    """Let ``target`` be the directory ``staging``, durably: a reader finds the old one or the new one, whole.
+
+    The old directory is then at ``staging``, and is the caller's to delete; where there was none, nothing
+    is. The files in ``staging`` must be synced already. Only where the kernel cannot exchange two
+    directories is there a moment without a ``target``; a crash in it leaves both beside it.
+
+    Args:
+        staging: A directory on the same file system.
+        target: A directory, or a free name. Its parent must exist.
+    """
+    if os.path.lexists(target):
+        exchange(staging, target)
+        return
+    os.rename(staging, target)
+    fsync_dir(target.parent)
+    if staging.parent != target.parent:
+        fsync_dir(staging.parent)
+
+
 def exchange(first: Path, second: Path) -> None:
-    """Swap two directories in one step where the kernel can; otherwise ``second`` is away for a moment."""
+    """Swap two directories, durably, in one step (``renameat2`` with ``RENAME_EXCHANGE``, Linux 3.15).
+
+    Where the kernel or the file system cannot, ``second`` is away for a moment.
+    """
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     arguments = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
     if rename is None or rename(*arguments) != 0:

@@ -12,7 +12,15 @@ from crashes import fork, kill, wait_for
 
 from edgelora.confined import open_regular, read_regular
 from edgelora.errors import DiskFull, MissingFile, PathError
-from edgelora.files import atomic_write, exchange, exclusive_lock, lock_if_free, shared_lock, write_new
+from edgelora.files import (
+    atomic_write,
+    exchange,
+    exclusive_lock,
+    lock_if_free,
+    publish_directory,
+    shared_lock,
+    write_new,
+)
 from edgelora.locations import cache_dir, config_dir, home
 
 
@@ -65,6 +73,29 @@ def test_folders_are_exchanged_where_the_kernel_cannot_do_it_at_once(
 ) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda *args, **kwargs: object())
     test_two_folders_are_exchanged(tmp_path)
+
+
+def test_a_published_directory_takes_a_free_name_or_the_place_of_the_old_one(tmp_path: Path) -> None:
+    for content in ("old", "new"):
+        (tmp_path / "staging").mkdir(exist_ok=True)
+        (tmp_path / "staging/file").write_text(content)
+        publish_directory(tmp_path / "staging", tmp_path / "target")
+        assert (tmp_path / "target/file").read_text() == content
+        assert (tmp_path / "staging").exists() == (content == "new")
+    assert (tmp_path / "staging/file").read_text() == "old"
+
+
+def test_there_is_no_moment_without_a_published_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("staging", "target"):
+        (tmp_path / name).mkdir()
+
+    def refuse(source: Path, target: Path) -> None:
+        raise AssertionError(f"{source} is renamed away")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    publish_directory(tmp_path / "staging", tmp_path / "target")
 
 
 def test_a_lock_is_released_when_its_holder_is_killed(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from edgelora.errors import (
     TargetExists,
     UnsafeFile,
 )
-from edgelora.files import atomic_write, disk_full_is_an_error, exchange, fsync_dir
+from edgelora.files import atomic_write, disk_full_is_an_error, publish_directory
 from edgelora.manifest import MANIFEST_NAME, Manifest, is_unlisted, parse_manifest
 from edgelora.manifest.pickles import reason_to_refuse
 from edgelora.store import Snapshot, Store, open_store, parse_reference
@@ -118,20 +118,12 @@ def _fetch(store: Store, snapshot: Snapshot, manifest: Manifest, data: bytes, ta
     except EdgeloraError:
         staging.discard()
         raise
-    _put_in_place(staging.adapter, target)
+    publish_directory(staging.adapter, target)
     return count
 
 
 def _open_at(store: Store, snapshot: Snapshot, path: str, offset: int) -> BinaryIO:
     return store.open_file(snapshot, path, offset=offset)
-
-
-def _put_in_place(adapter: Path, target: Path) -> None:
-    if target.is_dir():
-        exchange(adapter, target)
-        return
-    os.rename(adapter, target)
-    fsync_dir(target.parent)
 
 
 def _is_sound(target: Path, snapshot: Snapshot) -> bool:
