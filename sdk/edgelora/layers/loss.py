@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,12 +18,16 @@ from edgelora.protocols import Batch
 IGNORED = -100
 """Label of a token on which no loss is taken."""
 
+LogitsOf = Callable[[Any, Any, Tensor], Tensor]
+"""Logits (n, vocabulary) from a model, an output of its backbone, and hidden states (n, width)."""
+
 
 def row_losses(model: Any, batch: Batch, chunk: int = 512) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy and labelled tokens of each row.
 
-    Only positions that predict a labelled token reach the output head, ``chunk`` of them at a time; their
-    logits are computed again in the backward pass instead of being kept.
+    Only positions that predict a labelled token reach the output head and what follows it (capping, scaling),
+    ``chunk`` of them at a time; their logits are computed again in the backward pass instead of being kept.
+    A model whose logits cannot be had from single hidden states gets all its logits at once, with a warning.
 
     Args:
         model: A transformers causal language model.
@@ -33,7 +39,7 @@ def row_losses(model: Any, batch: Batch, chunk: int = 512) -> tuple[Tensor, Tens
     """
     targets = batch.labels[:, 1:]
     rows, positions = (targets != IGNORED).nonzero(as_tuple=True)
-    hidden, logits_of = _hidden_and_head(model, batch)
+    hidden, logits_of = _hidden_and_logits(model, batch)
     losses = [
         checkpoint(
             _token_losses,
@@ -55,34 +61,84 @@ def _token_losses(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets
     return functional.cross_entropy(logits_of(hidden).float(), targets, reduction="none")
 
 
-def _hidden_and_head(model: Any, batch: Batch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def _hidden_and_logits(model: Any, batch: Batch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
-    if _head_ends_the_model(model):
-        return model.base_model(**inputs).last_hidden_state, model.get_output_embeddings()
-    return model(**inputs).logits, nn.Identity()
+    logits_of = _way_to_logits(model)
+    if logits_of is None:
+        return model(**inputs).logits, nn.Identity()
+    output = model.base_model(**inputs)
+    kind = type(output)
+    return output.last_hidden_state, lambda hidden: logits_of(model, kind, hidden)
 
 
-_ends_with_head: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+def _logits_of_the_model(model: Any, kind: Any, hidden: Tensor) -> Tensor:
+    """By the model's own forward, with ``hidden`` in the place of what its backbone computes."""
+    unused_ids = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
+    with _returning(model.base_model, kind(last_hidden_state=hidden[None])):
+        logits: Tensor = model(input_ids=unused_ids, use_cache=False).logits
+    return logits[0]
+
+
+def _logits_of_the_head(model: Any, kind: Any, hidden: Tensor) -> Tensor:
+    logits: Tensor = model.get_output_embeddings()(hidden)
+    return logits
+
+
+@contextmanager
+def _returning(backbone: nn.Module, output: Any) -> Iterator[None]:
+    """Inside, ``backbone`` computes nothing and returns ``output``."""
+    # Other libraries replace ``forward`` on the instance as well (accelerate): theirs is put back.
+    replaced = vars(backbone).get("forward")
+    vars(backbone)["forward"] = lambda *args, **options: output
+    try:
+        yield
+    finally:
+        if replaced is None:
+            del vars(backbone)["forward"]
+        else:
+            vars(backbone)["forward"] = replaced
+
+
+_ways: WeakKeyDictionary[nn.Module, LogitsOf | None] = WeakKeyDictionary()
+
+
+def _way_to_logits(model: Any) -> LogitsOf | None:
+    """How to have the logits of some hidden states; None where there is no way but all logits at once.
+
+    Found by trying, so that it holds for architectures nobody listed.
+    """
+    if model not in _ways:
+        ways = (_logits_of_the_model, _logits_of_the_head)
+        _ways[model] = next((way for way in ways if _gives_the_logits(way, model)), None)
+        if _ways[model] is None:
+            warnings.warn(
+                f"the logits of {type(model).__name__} do not follow from one hidden state each: its loss "
+                "takes memory for all tokens x vocabulary; lower train.batch_size or train.max_length",
+                stacklevel=3,
+            )
+    return _ways[model]
 
 
 @torch.no_grad()
-def _head_ends_the_model(model: Any) -> bool:
-    """Whether the logits are the output head of the last hidden state, with no scaling or capping after it.
-
-    Found by trying, so that it holds for architectures nobody listed. Where it does not hold, the model's own
-    logits are used, all of them.
-    """
-    if model not in _ends_with_head:
-        training = [module for module in model.modules() if module.training]
-        model.eval()
+def _gives_the_logits(way: LogitsOf, model: Any) -> bool:
+    if model.base_model is model or model.get_output_embeddings() is None:
+        return False
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
         ids = torch.arange(4, device=model.get_input_embeddings().weight.device)[None]
-        head = model.get_output_embeddings()
-        if head is None or model.base_model is model:
-            _ends_with_head[model] = False
-        else:
-            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            logits = model(input_ids=ids, use_cache=False).logits
-            _ends_with_head[model] = torch.allclose(head(hidden), logits, rtol=1e-3, atol=1e-5)
+        output = model.base_model(input_ids=ids, use_cache=False)
+        logits = model(input_ids=ids, use_cache=False).logits[0]
+        hidden = output.last_hidden_state[0]
+        # With a tolerance, a head that is followed by a weak capping would pass for the end of the model.
+        if not torch.equal(way(model, type(output), hidden), logits):
+            return False
+        # The place of a hidden state in its chunk must not matter; a kernel may round by place.
+        turned = way(model, type(output), hidden.flip(0)).flip(0)
+        return torch.allclose(turned, logits, rtol=1e-2, atol=1e-3)
+    # A forward that wants more of its backbone's output than the last hidden state fails in its own manner.
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError):
+        return False
+    finally:
         for module in training:
             module.training = True
-    return _ends_with_head[model]
