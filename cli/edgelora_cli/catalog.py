@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -94,12 +94,16 @@ def show(adapter: str, source: str | None) -> None:
 @from_option
 @yes_flag
 def remove(reference: str, source: str | None) -> None:
-    """Delete a pulled adapter from this machine, or with --from one version from a store."""
+    """Delete a pulled adapter, or one version from the store that --from or REFERENCE names."""
+    from edgelora.store import parse_reference
+    from edgelora.transfer import address_named
     from edgelora.transfer import remove as delete
 
-    place = f"the store {source}" if source else "this machine"
-    confirm(f"Remove {reference} from {place}?")
-    removed = delete(reference, source)
+    address = address_named(reference, source)
+    # From here on only the address counts: what is deleted is what the question names.
+    wanted = str(replace(parse_reference(reference), store=None))
+    confirm(f"Remove {wanted} from {f'the store {address}' if address else 'this machine'}?")
+    removed = delete(wanted, address)
     emit(asdict(removed), f"removed {removed.reference} from {removed.place}")
 
 

@@ -89,6 +89,32 @@ def test_remove_asks_and_without_anybody_to_answer_wants_yes(edgelora, published
     assert edgelora("search", "decimals").out == "nothing was found\n"
 
 
+@pytest.mark.parametrize("form", ["usb:acme/decimals@1.0.0", "{address}#acme/decimals@1.0.0"])
+def test_remove_asks_about_the_store_that_the_reference_names(edgelora, adapter, tmp_path, form):
+    address = (tmp_path / "usb").as_uri()
+    edgelora("stores", "add", "usb", address)
+    edgelora("push", adapter, "acme/decimals@1.0.0", "--to", "usb")
+    ran = edgelora("remove", form.format(address=address))
+    assert ran.exit_code == 2
+    assert f"Remove acme/decimals@1.0.0 from the store {address}?" in ran.err
+    ran = edgelora("remove", form.format(address=address), "--yes")
+    assert ran.out == f"removed acme/decimals@1.0.0 from {address}\n"
+
+
+@pytest.mark.parametrize("command", [("remove", "--yes"), ("show",)])
+def test_two_names_for_the_store_are_refused(edgelora, published, tmp_path, command):
+    ran = edgelora(*command, f"local:{published}", "--from", str(tmp_path / "usb"))
+    assert ran.exit_code == 3
+    assert "names the store local, and the option names" in ran.err
+    assert f"leave one of them out: {published}" in ran.err
+    assert published in edgelora("list", "--from", "local").out
+
+
+def test_remove_without_a_store_asks_about_this_machine(edgelora, published):
+    edgelora("pull", published)
+    assert f"Remove {published} from this machine?" in edgelora("remove", published).err
+
+
 def test_a_reference_of_another_form_is_refused(edgelora):
     ran = edgelora("pull", "decimals")
     assert ran.exit_code == 3 and ran.err.startswith("error[reference-invalid]: 'decimals'")

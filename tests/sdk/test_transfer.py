@@ -24,6 +24,7 @@ from edgelora.errors import (
 from edgelora.locations import home
 from edgelora.manifest import read_manifest
 from edgelora.transfer import (
+    address_named,
     find_manifest,
     list_adapters,
     list_published,
@@ -254,6 +255,16 @@ def test_removing_takes_a_pulled_adapter_or_a_published_version(adapter: Path) -
     assert own.value.fix.endswith(f"rm -r {into}")
     assert remove("local:alice/decimals@1.1.0").place == (home() / "mirror").as_uri()
     assert list_published()[0].versions == ("1.0.0",)
+
+
+def test_an_option_and_a_reference_that_name_two_stores_are_refused(adapter: Path, tmp_path: Path) -> None:
+    push(adapter, "alice/decimals")
+    for act in (remove, find_manifest, address_named):
+        with pytest.raises(ReferenceFormError, match="names the store local, and the option names"):
+            act("local:alice/decimals@1.0.0", str(tmp_path / "usb"))
+    assert address_named("alice/decimals") is None
+    assert address_named("local:alice/decimals") == (home() / "mirror").as_uri()
+    assert find_manifest("local:alice/decimals", "local") == find_manifest("alice/decimals")
 
 
 def test_an_adapter_is_found_as_a_folder_as_pulled_or_by_pulling_it(adapter: Path, tmp_path: Path) -> None:

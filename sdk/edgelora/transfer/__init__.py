@@ -3,6 +3,7 @@
 from edgelora.transfer.catalog import (
     Listing,
     Removed,
+    address_named,
     find_manifest,
     list_adapters,
     list_published,
@@ -18,6 +19,7 @@ __all__ = [
     "Pulled",
     "Receipt",
     "Removed",
+    "address_named",
     "find_manifest",
     "list_adapters",
     "list_published",

@@ -12,6 +12,7 @@ from edgelora.confined import read_regular
 from edgelora.errors import AdapterNotFound, EdgeloraError, ReferenceFormError
 from edgelora.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from edgelora.store import Reference, Store, latest_version, open_store, parse_reference
+from edgelora.transfer.pushing import store_named
 from edgelora.transfer.shelf import (
     manifest_digest,
     place_of,
@@ -105,16 +106,21 @@ def search(
 
 
 def find_manifest(adapter: str, source: str | None = None) -> Manifest:
-    """The manifest of an adapter folder, of a pulled adapter, or of one in a store; no file is fetched."""
+    """The manifest of an adapter folder, of a pulled adapter, or of one in a store; no file is fetched.
+
+    Raises:
+        ReferenceFormError: ``source`` and the reference name two stores.
+    """
     folder = Path(adapter).expanduser()
     if source is None and (folder / MANIFEST_NAME).is_file():
         return parse_manifest(read_regular(folder, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES), str(folder))
     reference = parse_reference(adapter)
-    if source is None and reference.store is None:
+    named = store_named(reference, source)
+    if named is None:
         pulled = find_pulled(reference)
         if pulled:
             return find_manifest(str(pulled))
-    store = open_store(source or reference.store)
+    store = open_store(named)
     pinned = store.resolve(reference).reference
     return parse_manifest(store.read_manifest(pinned), f"the manifest of {pinned}")
 
@@ -129,17 +135,28 @@ def find_pulled(reference: Reference) -> Path | None:
     return place_of(reference.at(version)) if version in versions and version else None
 
 
+def address_named(reference: str, source: str | None = None) -> str | None:
+    """The address of the store that ``source`` or the reference names; None where neither does.
+
+    Raises:
+        ReferenceFormError: They name two stores.
+    """
+    named = store_named(parse_reference(reference), source)
+    return None if named is None else open_store(named).address
+
+
 def remove(reference: str, source: str | None = None) -> Removed:
     """Remove a version from the store that ``source`` or the reference names; without one, a pulled adapter.
 
     Raises:
         AdapterNotFound: It is not there.
-        ReferenceFormError: Several versions were pulled, and the reference names none.
+        ReferenceFormError: Several versions were pulled, and the reference names none; or ``source`` and the
+            reference name two stores.
     """
     wanted = parse_reference(reference)
-    address = source or wanted.store
-    if address:
-        store = open_store(address)
+    named = store_named(wanted, source)
+    if named is not None:
+        store = open_store(named)
         return Removed(str(store.remove(wanted).reference), store.address)
     return _remove_pulled(wanted)
 
