@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from edgelora.recipe import read_recipe
 from edgelora.registry import Registry
 from edgelora_cli.generate import answer
 from edgelora_cli.models import OpenModel, open_adapted, open_base, use_threads
+from edgelora_cli.quickstart_folder import QuickstartFolder
 from edgelora_cli.quickstart_table import before_and_after, broken_promises, measured
 
 FIBONACCI = fibonacci_question("en", 0, 6)
@@ -45,14 +45,15 @@ class Quickstart:
     def __init__(self, out: Path, derivative: str, threads: int | None, *, quiet: bool) -> None:
         self.out, self.derivative, self.threads, self.quiet = out, derivative, threads, quiet
         self.registry = Registry.discover()
-        self.recipe_path = self._write_inputs()
-        changes = [f"derivative={derivative}", f"out={json.dumps(str(out / derivative))}"]
+        self.folder = QuickstartFolder(out)
+        self.folder.write_inputs()
+        changes = [f"derivative={derivative}", f"out={json.dumps(str(self.folder.run_of(derivative)))}"]
         if threads is not None:
             changes.append(f"train.threads={threads}")
-        self.plan = make_plan(read_recipe(self.recipe_path, changes), self.registry)
+        self.plan = make_plan(read_recipe(self.folder.recipe, changes), self.registry)
         self.adapter = self.plan.recipe.out / "adapter"
-        self.mirror = out / "mirror"
-        self.pulled = out / "pulled" / derivative
+        self.mirror = self.folder.mirror
+        self.pulled = self.folder.pulled(derivative)
         self.reference = f"quickstart/decimals-{derivative}"
         self.answers: dict[str, list[str]] = {}
         self.reused = False
@@ -79,6 +80,7 @@ class Quickstart:
             result = run(recipe, self.registry, resume=True, reporter=reporter)
         except (CheckpointNotFound, CheckpointError, ResumeMismatch):
             result = run(recipe, self.registry, overwrite=True, reporter=reporter)
+        self.folder.remember_training(self.derivative)
         return f"packed: {result.folder}"
 
     def ask_adapter(self) -> str:
@@ -138,8 +140,8 @@ class Quickstart:
     def places(self) -> str:
         """Where everything lies, and what to do next."""
         rows = {
-            "recipe": self.recipe_path,
-            "data": self.recipe_path.with_name("train.jsonl"),
+            "recipe": self.folder.recipe,
+            "data": self.folder.rows,
             "adapter": self.adapter,
             "metrics": self.adapter.parent / "metrics.jsonl",
             "mirror": self.mirror,
@@ -178,21 +180,13 @@ class Quickstart:
         if broken:
             raise GateFailed("; ".join(broken), fix=f"delete {self.out} and run it again, or report it")
 
-    def _write_inputs(self) -> Path:
-        self.out.mkdir(parents=True, exist_ok=True)
-        recipe = self.out / "recipe.yaml"
-        recipe.write_bytes(files("edgelora_cli").joinpath("quickstart.yaml").read_bytes())
-        data = micro.quickstart_data()
-        copied = self.out / "train.jsonl"
-        if not copied.exists() or copied.read_bytes() != data.read_bytes():
-            copied.write_bytes(data.read_bytes())
-        return recipe
-
     def _is_trained(self) -> bool:
         from edgelora.engine.job import recipe_digest
         from edgelora.manifest.base_identity import identify_base
 
         if not (self.adapter / MANIFEST_NAME).exists():
+            return False
+        if not self.folder.is_trained_on_these_rows(self.derivative):
             return False
         manifest = self._manifest(self.adapter)
         same_base = manifest.base.tensors_digest == identify_base(micro.path()).tensors_digest
@@ -204,11 +198,10 @@ class Quickstart:
         return _dialogue(self.answers[who])
 
     def _next_version(self) -> str:
-        from edgelora.store import open_store
+        from edgelora.store import open_store, parse_version
 
         newest = open_store(self.mirror.as_uri()).versions(*self.reference.split("/"))[-1]
-        major, minor, patch = newest.split(".")
-        return f"{major}.{minor}.{int(patch) + 1}"
+        return str(parse_version(newest).after)
 
     def _manifest(self, folder: Path) -> Manifest:
         return read_manifest(folder / MANIFEST_NAME)

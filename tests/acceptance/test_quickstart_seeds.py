@@ -28,12 +28,12 @@ def edgelora(folder: Path, *arguments: str) -> dict:
 
 @pytest.mark.parametrize("derivative", ["lora", "qlora"])
 def test_the_worst_of_three_seeds_keeps_the_promises(derivative, tmp_path):
-    edgelora(tmp_path, "quickstart", "--out", ".", "--derivative", derivative)
+    edgelora(tmp_path, "quickstart", "--out", "quickstart", "--derivative", derivative)
     results = []
     for seed in SEEDS:
         changes = (f"derivative={derivative}", f"train.seed={seed}", f"out=seed-{seed}")
         flags = [word for change in changes for word in ("--set", change)]
-        results.append(edgelora(tmp_path, "train", "recipe.yaml", *flags)["measurements"])
+        results.append(edgelora(tmp_path, "train", "quickstart/recipe.yaml", *flags)["measurements"])
     worst = {metric: min(result[metric]["value"] for result in results) for metric in results[0]}
     print(f"\n{derivative}, minimum of seeds {SEEDS}: {json.dumps(worst, indent=2)}")
     for metric, bar in BARS.items():
