@@ -57,11 +57,13 @@ def evaluate(
     from edgelora_cli.models import open_adapted, open_base, use_threads
 
     wanted = plan.recipe
-    use_threads(threads)
+    use_threads(threads or wanted.train.threads)
     if adapter is None:
         opened = open_base(plan)
     else:
-        opened = open_adapted(adapter, registry, base=wanted.base, dtype=wanted.train.dtype)
+        opened = open_adapted(
+            adapter, registry, base=wanted.base, revision=wanted.revision, dtype=wanted.train.dtype
+        )
     dataset = load_dataset(wanted.data, opened.tokenizer, max_length=wanted.train.max_length)
     for line in dataset.report.lines():
         note(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from edgelora.plan import Plan
@@ -21,13 +21,13 @@ class OpenModel:
     layers: Mapping[str, Any] = field(default_factory=dict)
 
 
-def use_threads(threads: int | None) -> None:
-    """Fix torch's threads; None takes the cores that are free."""
+def use_threads(threads: int | Literal["auto"] | None) -> None:
+    """Fix torch's threads; ``auto`` and None take the cores that are free."""
     import torch
 
     from edgelora.engine.conditions import free_cores
 
-    torch.set_num_threads(threads or free_cores())
+    torch.set_num_threads(threads if isinstance(threads, int) else free_cores())
 
 
 def bare_plan(base: str, registry: Registry) -> Plan:
@@ -47,7 +47,12 @@ def open_base(plan: Plan) -> OpenModel:
 
 
 def open_adapted(
-    adapter: str, registry: Registry, *, base: str | None = None, dtype: str = "auto"
+    adapter: str,
+    registry: Registry,
+    *,
+    base: str | None = None,
+    revision: str | None = None,
+    dtype: str = "auto",
 ) -> OpenModel:
     """An adapter on its base.
 
@@ -55,9 +60,10 @@ def open_adapted(
         adapter: A folder or a reference.
         registry: The installed plugins.
         base: A folder, a cached Hub id or ``micro``; None takes the one the adapter names.
+        revision: Of ``base``, where that is a Hub id.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
     """
     from edgelora.engine.apply import load_adapted
 
-    found = load_adapted(adapter, registry, base=base, dtype=dtype)
+    found = load_adapted(adapter, registry, base=base, revision=revision, dtype=dtype)
     return OpenModel(found.model, found.tokenizer, found.plan.recipe.base, found.layers)

@@ -1,0 +1,47 @@
+"""What of a recipe `edgelora evaluate` goes by."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from adapter_folders import write_adapter
+
+from edgelora_cli import models
+
+ROW = '{"instruction": "Pump 1 runs at 81 C. Alarm?", "output": "yes"}\n'
+
+
+@pytest.fixture
+def threads_used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    used: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    return used
+
+
+def recipe(**keys: object) -> str:
+    Path("rows.jsonl").write_text(ROW * 4)
+    lines = {"base": "micro", "data": "[{path: rows.jsonl}]", **keys}
+    Path("recipe.yaml").write_text("".join(f"{key}: {value}\n" for key, value in lines.items()))
+    return "recipe.yaml"
+
+
+@pytest.mark.parametrize(("flags", "expected"), [((), 3), (("--threads", "2"), 2)])
+def test_the_recipes_threads_are_used_unless_the_flag_names_others(edgelora, threads_used, flags, expected):
+    # A base that is not there ends the command after its threads were set.
+    ran = edgelora("evaluate", recipe(base="./absent", train="{threads: 3}"), *flags)
+    assert ran.exit_code == 4
+    assert threads_used == [expected]
+
+
+def test_auto_takes_the_cores_that_are_free(threads_used, monkeypatch):
+    monkeypatch.setattr("edgelora.engine.conditions.free_cores", lambda: 5)
+    models.use_threads("auto")
+    models.use_threads(None)
+    assert threads_used == [5, 5]
+
+
+def test_an_adapter_is_measured_on_the_revision_the_recipe_names(edgelora, threads_used):
+    write_adapter(Path("adapter"))
+    ran = edgelora("evaluate", recipe(base="acme/small", revision="f00d"), "--adapter", "adapter")
+    assert ran.exit_code in (4, 9)
+    assert "f00d" in ran.err
