@@ -148,5 +148,5 @@ set_option = click.option(
 threads_option = click.option(
     "--threads",
     type=click.IntRange(min=1),
-    help="CPU threads for torch; left out, the recipe or the machine's load decides.",
+    help="CPU threads for torch; left out, the recipe's, or the cores free at this moment.",
 )

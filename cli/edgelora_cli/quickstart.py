@@ -43,7 +43,8 @@ def quickstart(derivative: str, out: Path, threads: int | None) -> None:
     """Train, measure, publish, pull, verify and apply an adapter on the built-in model, without a network.
 
     The base says that 9.11 is larger than 9.9; an adapter trained on other pairs corrects it. A second run
-    reuses the adapter of the first. Exits 10 when the result is not as good as promised.
+    reuses the adapter of the first. A folder that holds other files is refused. Exits 10 when the result is
+    not as good as promised.
     """
     from edgelora_cli.dependencies import need_train_extra
 

@@ -29,7 +29,7 @@ from edgelora_cli.console import emit, note, settings
 def train(recipe: Path, resume: bool, overwrite: bool, changes: tuple[str, ...], threads: int | None) -> None:
     """Train the adapter RECIPE describes, measure it and pack it into OUT/adapter.
 
-    Ctrl-C saves a checkpoint and exits 130; --resume goes on from it to the same bits.
+    Ctrl-C saves a checkpoint and exits 130; --resume goes on from it, on a CPU to the same bits.
     """
     from edgelora.recipe import read_recipe
     from edgelora.registry import Registry
