@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import replace
-from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +17,6 @@ from edgelora.confined import open_regular, read_regular
 from edgelora.errors import (
     FileSetMismatch,
     MissingFile,
-    PublishRaced,
     ReferenceFormError,
     StoreError,
     StoreNotFound,
@@ -28,9 +26,10 @@ from edgelora.manifest import MAX_MANIFEST_BYTES
 from edgelora.store.blobs import BlobPool, blob_path
 from edgelora.store.fsck import Report, check_mirror
 from edgelora.store.protocol import Publication, Snapshot, StoredFile
+from edgelora.store.publishing import Publishing
 from edgelora.store.records import Commit, Pointer, damaged
 from edgelora.store.reference import Reference
-from edgelora.store.refusals import no_adapter, no_version, version_exists
+from edgelora.store.refusals import no_adapter, no_version
 from edgelora.store.repository import Repository, names, repository_names
 from edgelora.store.versions import latest_version, parse_version
 
@@ -113,6 +112,21 @@ class DirectoryStore:
         newest = Repository(self.root, namespace, name).newest()
         return newest[1].oid if newest else None
 
+    def release_sequence(self, namespace: str, name: str) -> int:
+        """The highest release sequence an adapter was published with, removed versions included; or 0."""
+        return Repository(self.root, namespace, name).release_sequence()
+
+    def removed(self, namespace: str, name: str) -> list[Snapshot]:
+        """Versions that were removed, each with its manifest only. Nothing else is published under them."""
+        repository = Repository(self.root, namespace, name)
+        published = repository.versions()
+        adapter = Reference(None, namespace, name)
+        return [
+            Snapshot(adapter.at(found.version), found.pointer.oid, found.manifest, (found.manifest,))
+            for found in repository.removals()
+            if found.version not in published
+        ]
+
     def put_file(self, source: BinaryIO, file: StoredFile) -> bool:
         """Store bytes, invisible until published; True when they were not there before."""
         self._prepare()
@@ -122,42 +136,21 @@ class DirectoryStore:
         """Make a version visible: writing its tag is the commit point.
 
         Raises:
-            VersionExists: The version holds other content.
-            PublishRaced: ``parent`` is no longer the head.
+            VersionExists: The version holds other content, or did when it was removed.
+            PublishRaced: ``parent`` is no longer the head, or ``release_sequence`` was reached meanwhile.
             FileSetMismatch: A file was not put.
+            DigestMismatch: What the version holds, or held, is damaged.
         """
         reference = publication.reference
         repository = self._repository(reference)
         version = str(parse_version(reference.version or ""))
         self._prepare()
         with disk_full_is_an_error(self.root), exclusive_lock(repository.lock_path):
-            # Whatever happens below, first put right what a crash may have left behind.
-            repository.point_main(self._pool)
-            if version in repository.versions():
-                return self._published_before(publication, *repository.commit(version))
-            newest = repository.newest()
-            if (newest[1].oid if newest else None) != publication.parent:
-                raise PublishRaced(
-                    f"others publish to {reference.adapter} in {self.address} at the same time",
-                    fix="run the push again",
-                )
-            for file in publication.files:
-                self._pool.require(file)
-            commit = Commit(
-                adapter=reference.adapter,
-                version=version,
-                sequence=newest[0].sequence + 1 if newest else 1,
-                parent=publication.parent,
-                created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                message=publication.message,
-                files=tuple(sorted(publication.files, key=lambda file: file.path.encode())),
-            )
-            repository.write(commit, self._pool)
-            repository.point_main(self._pool)
-            return _snapshot(reference, *repository.commit(version))
+            reused = Publishing(repository, self._pool, publication, self.address).run(version)
+            return replace(_snapshot(reference, *repository.commit(version)), reused=reused)
 
     def remove(self, reference: Reference) -> Snapshot:
-        """Take one version out of sight. Its bytes stay until they are collected.
+        """Take one version out of sight, and remember what it was. Its bytes stay until they are collected.
 
         Raises:
             ReferenceFormError: The reference names no version.
@@ -173,7 +166,7 @@ class DirectoryStore:
         repository = self._repository(reference)
         with disk_full_is_an_error(self.root), exclusive_lock(repository.lock_path):
             snapshot = self.resolve(reference)
-            repository.delete(str(snapshot.reference.version))
+            repository.delete(str(snapshot.reference.version), self._pool)
             repository.point_main(self._pool)
         return snapshot
 
@@ -247,13 +240,6 @@ class DirectoryStore:
         self.check_layout()
         self._pool.clean()
         self._is_prepared = True
-
-    def _published_before(self, publication: Publication, commit: Commit, pointer: Pointer) -> Snapshot:
-        if set(commit.files) == set(publication.files):
-            return replace(_snapshot(publication.reference, commit, pointer), reused=True)
-        reference = publication.reference
-        versions = self.versions(reference.namespace, reference.name)
-        raise version_exists(reference, self.address, versions)
 
     def _repository(self, reference: Reference) -> Repository:
         return Repository(self.root, reference.namespace, reference.name)

@@ -62,6 +62,7 @@ def check_mirror(root: Path) -> Report:
                 problems.append(Problem(f"{where}/tags/{version}", error.problem))
                 continue
             problems += _check_files(f"{where}/tags/{version}", commit, sizes)
+        problems += _check_removals(repository, where)
         problems += _check_main(root, repository, f"{where}/heads/main")
     return Report(
         adapters=len(repositories),
@@ -105,16 +106,31 @@ def _check_files(where: str, commit: Commit, sizes: dict[str, int]) -> Iterator[
             yield Problem(where, f"{file.path} should have {file.size} bytes, its blob has {size}")
 
 
+def _check_removals(repository: Repository, where: str) -> Iterator[Problem]:
+    """A tombstone beside a tag is no problem if both are of the same content."""
+    published = {commit.version: commit.manifest for commit, _ in repository.commits()}
+    for version in repository.removed_versions():
+        path = f"{where}/removed/{version}"
+        try:
+            removal = repository.removal(version)
+        except EdgeloraError as error:
+            yield Problem(path, error.problem)
+            continue
+        if removal and published.get(version, removal.manifest) != removal.manifest:
+            yield Problem(path, f"{version} was removed with other content than is published under it now")
+
+
 def _check_main(root: Path, repository: Repository, where: str) -> Iterator[Problem]:
-    """``main`` may lag behind after a crash, but never points at nothing."""
+    """``main`` may lag behind a version or a removal after a crash, but never points at nothing."""
     if not (root / where).exists():
         return
     known = {pointer for _, pointer in repository.commits()}
+    removed = {removal.pointer for removal in repository.removals()}
     try:
         with open_regular(root, where) as file:
             pointer = Pointer.parse(file.read(MAX_POINTER_BYTES + 1), where)
     except EdgeloraError as error:
         yield Problem(where, error.problem)
         return
-    if known and pointer not in known:
+    if known and pointer not in known | removed:
         yield Problem(where, f"points at {pointer.oid}, which no tag names")

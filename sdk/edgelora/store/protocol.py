@@ -43,6 +43,8 @@ class Publication:
     """All files, the manifest among them; each was put before."""
     parent: str | None
     """``head()`` as it was when the manifest was made; None for an adapter's first version."""
+    release_sequence: int
+    """Of the manifest; higher than ``release_sequence()``, except for a version that comes back."""
     message: str = ""
 
 
@@ -78,6 +80,14 @@ class Store(Protocol):
         """The commit published last, or None."""
         ...
 
+    def release_sequence(self, namespace: str, name: str) -> int:
+        """The highest release sequence an adapter was published with, removed versions included; or 0."""
+        ...
+
+    def removed(self, namespace: str, name: str) -> list[Snapshot]:
+        """Versions that were removed, each with its manifest only. Nothing else is published under them."""
+        ...
+
     def put_file(self, source: BinaryIO, file: StoredFile) -> bool:
         """Store bytes, invisible until published; True when they were not there before."""
         ...
@@ -86,11 +96,11 @@ class Store(Protocol):
         """Make a version visible.
 
         Raises:
-            VersionExists: The version holds other content.
+            VersionExists: The version holds other content, or did when it was removed.
             PublishRaced: ``parent`` is no longer the head.
         """
         ...
 
     def remove(self, reference: Reference) -> Snapshot:
-        """Take one version out of sight. Its bytes stay until they are collected."""
+        """Take a version out of sight, and remember what it was. Its bytes stay until they are collected."""
         ...

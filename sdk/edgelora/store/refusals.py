@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from edgelora.errors import AdapterNotFound, VersionExists
 from edgelora.store.reference import Reference
-from edgelora.store.versions import parse_version
+from edgelora.store.versions import parse_version, sort_versions
 
 _SHOWN = 8
 
@@ -33,12 +33,15 @@ def no_version(reference: Reference, address: str, versions: Sequence[str]) -> A
     )
 
 
-def version_exists(reference: Reference, address: str, versions: Sequence[str]) -> VersionExists:
-    """The version is taken: the one to publish instead."""
-    after = parse_version(versions[-1]).after
+def version_exists(
+    reference: Reference, address: str, versions: Sequence[str], *, removed: Sequence[str] = ()
+) -> VersionExists:
+    """The version is taken, even if it was removed: the one to publish instead."""
+    after = parse_version(sort_versions({*versions, *removed})[-1]).after
+    also = "" if reference.version in versions else ", also when it was removed"
     return VersionExists(
         f"{reference.adapter} {reference.version} was published to {address} with other content, "
-        "and a version never changes",
+        f"and a version never changes{also}",
         fix=f"publish it as {reference.at(str(after))}",
     )
 

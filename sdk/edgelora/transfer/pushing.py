@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edgelora.confined import open_regular, read_regular
-from edgelora.errors import DigestMismatch, PublishRaced, ReferenceFormError, VersionExists
+from edgelora.errors import DigestMismatch, FileSetMismatch, PublishRaced, ReferenceFormError, VersionExists
 from edgelora.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
@@ -21,6 +21,7 @@ from edgelora.manifest import (
 from edgelora.store import (
     Publication,
     Reference,
+    Snapshot,
     Store,
     StoredFile,
     open_store,
@@ -65,7 +66,7 @@ def push(folder: Path, reference: str, to: str | None = None) -> Receipt:
         to: A store's name or address, instead of the one in the reference or the default store.
 
     Raises:
-        VersionExists: The version holds other content.
+        VersionExists: The version holds other content, or did when it was removed.
         EdgeloraError: What `edgelora.verify.check` finds.
     """
     wanted = parse_reference(reference)
@@ -73,19 +74,20 @@ def push(folder: Path, reference: str, to: str | None = None) -> Receipt:
     manifest = check(folder)
     data = _reread(folder, manifest)
     target = _with_version(wanted, manifest)
-    head, issued = _issue(manifest, data, target, store)
+    issue = _issue(manifest, data, target, store)
     reused_bytes = sum(_put(store, folder, entry) for entry in manifest.files)
     for attempt in range(1, _ATTEMPTS + 1):
-        file = StoredFile(MANIFEST_NAME, len(issued), hashlib.sha256(issued).hexdigest())
-        is_new = store.put_file(io.BytesIO(issued), file)
+        file = StoredFile(MANIFEST_NAME, len(issue.data), hashlib.sha256(issue.data).hexdigest())
+        is_new = store.put_file(io.BytesIO(issue.data), file)
+        files = (*map(_stored, manifest.files), file)
         try:
-            snapshot = store.publish(Publication(target, (*map(_stored, manifest.files), file), head))
+            snapshot = store.publish(Publication(target, files, issue.head, issue.release_sequence))
             break
         except (PublishRaced, VersionExists):
             if attempt == _ATTEMPTS:
                 raise
             # Someone was faster. If it was with other content under this version, the next line says so.
-            head, issued = _issue(manifest, data, target, store)
+            issue = _issue(manifest, data, target, store)
     return Receipt(
         reference=str(snapshot.reference),
         store=store.address,
@@ -141,25 +143,29 @@ def _stored(entry: FileEntry) -> StoredFile:
     return StoredFile(entry.path, entry.size, entry.sha256)
 
 
-def _issue(manifest: Manifest, data: bytes, target: Reference, store: Store) -> tuple[str | None, bytes]:
-    """The store's head, and the manifest to publish on it: the folder's bytes if they fit, else a copy."""
+@dataclass(frozen=True, slots=True)
+class _Issue:
+    """A manifest to publish, and what it was made on."""
+
+    head: str | None
+    release_sequence: int
+    data: bytes
+
+
+def _issue(manifest: Manifest, data: bytes, target: Reference, store: Store) -> _Issue:
+    """The manifest to publish on the store's head: the folder's bytes if they fit, else a copy."""
     # The head first: if someone publishes in between, publishing on it is refused, and this is done again.
     head = store.head(target.namespace, target.name)
-    versions = store.versions(target.namespace, target.name)
-    if target.version in versions:
-        if hashlib.sha256(data).hexdigest() == store.resolve(target).manifest.sha256:
-            return head, data
-        published = store.read_manifest(target)
-        identity = parse_manifest(published, str(target)).identity
-        if parse_manifest(published) != manifest.model_copy(update={"identity": identity}):
-            raise version_exists(target, store.address, versions)
-        return head, published
-    newest = parse_manifest(store.read_manifest(target.at("main"))).identity if versions else None
-    sequence = newest.release_sequence if newest else 0
     own = manifest.identity
+    taken = _taken(target, store)
+    if taken:
+        if hashlib.sha256(data).hexdigest() == taken.manifest.sha256:
+            return _Issue(head, own.release_sequence, data)
+        return _published_again(manifest, target, store, taken, head)
+    sequence = store.release_sequence(target.namespace, target.name)
     is_named_so = (own.namespace, own.name, own.version) == (target.namespace, target.name, target.version)
     if is_named_so and own.release_sequence > sequence:
-        return head, data
+        return _Issue(head, own.release_sequence, data)
     identity = own.model_copy(
         update={
             "namespace": target.namespace,
@@ -169,4 +175,37 @@ def _issue(manifest: Manifest, data: bytes, target: Reference, store: Store) -> 
             "release_sequence": sequence + 1,
         }
     )
-    return head, manifest_bytes(manifest.model_copy(update={"identity": identity}))
+    return _Issue(head, sequence + 1, manifest_bytes(manifest.model_copy(update={"identity": identity})))
+
+
+def _taken(target: Reference, store: Store) -> Snapshot | None:
+    """What the version holds, or held when it was removed."""
+    if target.version in store.versions(target.namespace, target.name):
+        return store.resolve(target)
+    removed = store.removed(target.namespace, target.name)
+    return next((found for found in removed if found.reference.version == target.version), None)
+
+
+def _published_again(
+    manifest: Manifest, target: Reference, store: Store, taken: Snapshot, head: str | None
+) -> _Issue:
+    """The manifest this version was published with, if it was of the same adapter."""
+    removed = [str(found.reference.version) for found in store.removed(target.namespace, target.name)]
+    refusal = version_exists(
+        target, store.address, store.versions(target.namespace, target.name), removed=removed
+    )
+    try:
+        with store.open_file(taken, MANIFEST_NAME) as file:
+            data = file.read(MAX_MANIFEST_BYTES + 1)
+    except FileSetMismatch:
+        data = b""
+    if hashlib.sha256(data).hexdigest() != taken.manifest.sha256:
+        raise DigestMismatch(
+            f"the manifest of {target} in {store.address}, blob {taken.manifest.sha256}, is damaged or lost, "
+            "so nothing can be compared with it",
+            fix=f"{refusal.fix}: only this version is affected",
+        )
+    published = parse_manifest(data, str(target))
+    if published != manifest.model_copy(update={"identity": published.identity}):
+        raise refusal
+    return _Issue(head, published.identity.release_sequence, data)

@@ -118,7 +118,7 @@ def test_a_version_is_published_once(mirror: Path) -> None:
     store = DirectoryStore(mirror)
     store.put_file(io.BytesIO(b"x"), blob)
     with pytest.raises(VersionExists, match="with other content"):
-        store.publish(Publication(parse_reference("alice/decimals@1.0.0"), (blob,), None))
+        store.publish(Publication(parse_reference("alice/decimals@1.0.0"), (blob,), None, 1))
 
 
 def test_publishing_on_an_old_head_or_without_the_files_is_refused(mirror: Path) -> None:
@@ -127,10 +127,10 @@ def test_publishing_on_an_old_head_or_without_the_files_is_refused(mirror: Path)
     file = StoredFile("edgelora.json", 1, hashlib.sha256(b"x").hexdigest())
     reference = parse_reference("alice/decimals@2.0.0")
     with pytest.raises(PublishRaced, match="others publish to alice/decimals") as raced:
-        store.publish(Publication(reference, (file,), None))
+        store.publish(Publication(reference, (file,), None, 2))
     assert raced.value.fix == "run the push again"
     with pytest.raises(FileSetMismatch, match="is not in") as missing:
-        store.publish(Publication(reference, (file,), store.head("alice", "decimals")))
+        store.publish(Publication(reference, (file,), store.head("alice", "decimals"), 2))
     assert "put every file" in missing.value.fix
     assert store.versions("alice", "decimals") == ["1.0.0"]
 
@@ -196,8 +196,6 @@ def test_publishing_again_repairs_a_damaged_or_lost_blob(mirror: Path) -> None:
         path.write_bytes(b"x" * file.size)
     assert len(store.fsck().problems) == 4 + 4
     folder = write_adapter(mirror.parent / "again", seed=0)
-    with pytest.raises(DigestMismatch, match="does not hash to its name"):
-        push(folder, "alice/decimals@1.1.0", to=str(mirror))
     assert push(folder, "alice/decimals", to=str(mirror)).reused
     assert store.fsck().is_clean
 
