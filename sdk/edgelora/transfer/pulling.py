@@ -21,7 +21,7 @@ from edgelora.errors import (
 from edgelora.files import atomic_write, disk_full_is_an_error, publish_directory
 from edgelora.manifest import MANIFEST_NAME, Manifest, is_unlisted, parse_manifest
 from edgelora.manifest.pickles import reason_to_refuse
-from edgelora.store import Snapshot, Store, open_store, parse_reference
+from edgelora.store import Reference, Snapshot, Store, is_version, open_store, parse_reference
 from edgelora.transfer.pushing import store_named
 from edgelora.transfer.shelf import (
     Note,
@@ -65,7 +65,8 @@ def pull(reference: str, source: str | None = None, into: Path | None = None) ->
 
     Raises:
         AdapterNotFound: The store does not hold it; says what it holds.
-        DigestMismatch: Bytes are not what the manifest says; nothing is kept.
+        DigestMismatch: Bytes are not what the manifest says, or it is not the manifest asked for; nothing
+            is kept.
         TargetExists: ``into`` holds something that was not pulled.
         DiskFull: No space is left.
     """
@@ -74,9 +75,12 @@ def pull(reference: str, source: str | None = None, into: Path | None = None) ->
     snapshot = store.resolve(wanted)
     data = store.read_manifest(snapshot.reference)
     manifest = parse_manifest(data, f"the manifest of {snapshot.reference}")
+    _refuse_other(wanted, manifest, data)
     _refuse_mixed(snapshot, manifest, data)
     _refuse_pickles(manifest)
-    target = Path(os.path.abspath(into)) if into else place_of(snapshot.reference)
+    # From the manifest that was compared with what was asked for: a store's own words name no folder.
+    pinned = wanted.at(manifest.identity.version)
+    target = Path(os.path.abspath(into)) if into else place_of(pinned)
     with lock_folder(target):
         fetched = 0
         is_there = _is_sound(target, snapshot)
@@ -87,7 +91,7 @@ def pull(reference: str, source: str | None = None, into: Path | None = None) ->
         write_note(
             Note(
                 folder=str(target),
-                reference=str(snapshot.reference),
+                reference=str(pinned),
                 store=store.address,
                 commit=snapshot.commit,
                 manifest_digest=f"sha256:{snapshot.manifest.sha256}",
@@ -98,7 +102,7 @@ def pull(reference: str, source: str | None = None, into: Path | None = None) ->
         folder=target,
         manifest=manifest,
         reused=is_there,
-        reference=str(snapshot.reference),
+        reference=str(pinned),
         store=store.address,
         fetched_bytes=fetched,
     )
@@ -136,8 +140,21 @@ def _is_sound(target: Path, snapshot: Snapshot) -> bool:
     return True
 
 
+def _refuse_other(wanted: Reference, manifest: Manifest, data: bytes) -> None:
+    """The manifest must be the one the user asked for, whatever the store says it is."""
+    identity = manifest.identity
+    found = f"{identity.namespace}/{identity.name}@{identity.version}"
+    sha256 = hashlib.sha256(data).hexdigest()
+    fix = "pull from another store: this one mixes adapters up"
+    pins_version = wanted.version is not None and is_version(wanted.version)
+    if found != f"{wanted.adapter}@{wanted.version if pins_version else identity.version}":
+        raise DigestMismatch(f"the store answers {wanted} with the manifest of {found}", fix=fix)
+    if wanted.digest not in (None, f"sha256:{sha256}"):
+        raise DigestMismatch(f"the store answers {wanted} with a manifest of the sha256 {sha256}", fix=fix)
+
+
 def _refuse_mixed(snapshot: Snapshot, manifest: Manifest, data: bytes) -> None:
-    """The manifest must be the one that was pinned, of the adapter asked for, about the files published."""
+    """The manifest must be the one the store pinned, and about the files published."""
     identity = manifest.identity
     named = f"{identity.namespace}/{identity.name}@{identity.version}"
     asked = f"{snapshot.reference.adapter}@{snapshot.reference.version}"
