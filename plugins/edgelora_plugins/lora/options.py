@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,10 @@ class LoraOptions(Options):
         description='Linears to adapt, by full name or suffix; "all-linear" takes all but the output head.',
     )
     exclude_modules: list[str] = Field([], description="Linears to leave out, by full name or suffix.")
-    rank_pattern: dict[str, int] = Field({}, description="Other ranks for some linears, by name or suffix.")
-    alpha_pattern: dict[str, float] = Field({}, description="Other alphas for some, by name or suffix.")
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {}, description="Other ranks for some linears, by name or suffix."
+    )
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="Other alphas for some, by name or suffix."
+    )
     rank_stabilized: bool = Field(False, description="rsLoRA: scale by alpha / √rank.")

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from packaging.specifiers import SpecifierSet
+from safetensors.torch import load
 from torch import Tensor, nn
 
+from edgelora import __version__
 from edgelora.engine.base import load_base, load_tokenizer, locate_base
-from edgelora.engine.inject import adapter_tensors, inject
+from edgelora.engine.inject import adapter_tensors, inject, is_named, plain_linears, replace_module
 from edgelora.engine.known_bases import recall_base
 from edgelora.engine.pack import NATIVE_NAME
 from edgelora.engine.peft_format import WEIGHTS_NAME, from_peft
@@ -21,6 +23,7 @@ from edgelora.errors import (
     EdgeloraError,
     FeatureRequired,
     NoEffect,
+    OfflineNotCached,
     PartNotFound,
     PluginMissing,
     TensorsMismatch,
@@ -33,7 +36,7 @@ from edgelora.plan import Plan, make_plan
 from edgelora.recipe import make_recipe
 from edgelora.registry import Registry
 from edgelora.transfer import resolve_adapter
-from edgelora.verify import check
+from edgelora.verify import check, read_verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ def load_adapted(
     registry: Registry,
     *,
     base: str | None = None,
+    revision: str | None = None,
     dtype: str = "auto",
     device: torch.device | None = None,
 ) -> Adapted:
@@ -62,7 +66,8 @@ def load_adapted(
         registry: The installed plugins.
         base: Folder or Hub id of the base; by default the one the manifest names, or the folder where a base
             with the same weights was last trained on.
-        dtype: ``auto``, ``float32`` or ``bfloat16``.
+        revision: Of ``base``, where that is a Hub id.
+        dtype: ``auto``, ``float32`` or ``bfloat16``; the quantized weights do not depend on it.
         device: Where to load; the first GPU, or the CPU, when left out.
 
     Raises:
@@ -73,7 +78,7 @@ def load_adapted(
     """
     folder = resolve_adapter(reference)
     manifest = check(folder)
-    place = _find_base(manifest.base, base)
+    place = _find_base(manifest.base, base, revision)
     plan = plan_of(manifest, registry, base=str(place), dtype=dtype)
     check_base(manifest.base, identify_base(place), str(place))
     model = load_base(plan, device)
@@ -99,19 +104,26 @@ def apply(model: Any, reference: str, registry: Registry | None = None) -> dict[
     check_base(manifest.base, identify_base(place), str(place))
     plan = plan_of(manifest, registry or Registry.discover(), base=str(place), dtype="auto")
     quantizer = plan.build("quantizer")
-    head = model.get_output_embeddings()
-    for name, linear in list(model.named_modules()):
-        if isinstance(linear, nn.Linear) and not isinstance(linear, FrozenLinear) and linear is not head:
-            model.set_submodule(name, quantizer.quantize(linear, name))
-    return _put_on(model, folder, manifest, plan)
+    originals = {}
+    for name, linear in plain_linears(model).items():
+        if not is_named(name, plan.recipe.skip_modules):
+            frozen = quantizer.quantize(linear, name)
+            replace_module(model, linear, frozen)
+            originals[frozen] = linear
+    try:
+        return _put_on(model, folder, manifest, plan)
+    except EdgeloraError:
+        for frozen, linear in originals.items():
+            replace_module(model, frozen, linear)
+        raise
 
 
-def _find_base(wanted: Base, given: str | None) -> Path:
+def _find_base(wanted: Base, given: str | None, revision: str | None) -> Path:
     if given is not None:
-        return locate_base(given)
+        return locate_base(given, revision)
     try:
         return locate_base(wanted.repo, wanted.revision)
-    except BaseNotFound as error:
+    except (BaseNotFound, OfflineNotCached) as error:
         if remembered := recall_base(wanted):
             return remembered
         raise BaseNotFound(
@@ -133,22 +145,29 @@ def plan_of(manifest: Manifest, registry: Registry, *, base: str, dtype: str) ->
             fix="upgrade edgelora",
         )
     component = manifest.components[0]
+    _check_runtime(manifest)
     derivative = _derivative(component, registry)
     for kind in ("quantizer", "adapter"):
         if kind in component.parts:
             _check_installed(component, kind, registry)
     chosen = {
-        kind: {"name": f"{part.plugin}:{part.name}", **part.options}
+        kind: {**part.options, "name": f"{part.plugin}:{part.name}"}
         for kind, part in component.parts.items()
         if kind in ("quantizer", "adapter")
     }
+    if "targetModules" not in component.config:
+        raise TensorsMismatch(
+            f"the manifest of {manifest.identity.name} does not say which linears it adapts",
+            fix="ask its publisher to pack it again",
+        )
     chosen["adapter"]["target_modules"] = list(component.config["targetModules"])
     chosen["adapter"].pop("exclude_modules", None)
     recipe = make_recipe(
         {
             "derivative": derivative,
-            "base": base,
             **chosen,
+            "base": base,
+            "skip_modules": list(component.config.get("skipModules", [])),
             "train": {"dtype": dtype},
         },
         where="the manifest",
@@ -174,6 +193,15 @@ def check_base(wanted: Base, found: Base, place: str) -> None:
                 f"the {what} in {place} has {actual}",
                 fix=f"pass the folder of {wanted.repo} as the base: --base FOLDER",
             )
+
+
+def _check_runtime(manifest: Manifest) -> None:
+    wanted = manifest.runtime.edgelora if manifest.runtime else None
+    if wanted and not SpecifierSet(wanted).contains(__version__, prereleases=True):
+        raise FeatureRequired(
+            f"adapter {manifest.identity.name} needs edgelora {wanted}, and this is {__version__}",
+            fix=f"pip install 'edgelora{wanted}'",
+        )
 
 
 def _derivative(component: Component, registry: Registry) -> str:
@@ -207,7 +235,7 @@ def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> dict[st
     before = probe_logits(model)
     layers = inject(model, plan)
     try:
-        load_tensors(layers, read_tensors(folder), manifest.identity.name)
+        load_tensors(layers, read_tensors(folder, manifest), manifest.identity.name)
         if torch.equal(before, probe_logits(model)):
             raise NoEffect(
                 f"adapter {manifest.identity.name} changes no output of the base",
@@ -221,15 +249,26 @@ def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> dict[st
 
 def take_off(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
     """Put the frozen linears back where adapted layers are."""
-    for site, layer in layers.items():
-        model.set_submodule(site, next(part for part in layer.modules() if isinstance(part, FrozenLinear)))
+    for layer in layers.values():
+        replace_module(model, layer, next(part for part in layer.modules() if isinstance(part, FrozenLinear)))
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """The adapter's tensors as ``"<site>.<name>"``, whichever form the directory has."""
-    if (folder / WEIGHTS_NAME).exists():
-        return from_peft(load_file(folder / WEIGHTS_NAME))
-    return load_file(folder / NATIVE_NAME)
+def read_tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
+    """The adapter's tensors as ``"<site>.<name>"``, from the very bytes that were verified.
+
+    Raises:
+        TensorsMismatch: The manifest's component lists no weights in a known form.
+        DigestMismatch: The file changed since it was verified.
+    """
+    listed = manifest.components[0].files
+    if WEIGHTS_NAME in listed:
+        return from_peft(load(read_verified(folder, manifest, WEIGHTS_NAME)))
+    if NATIVE_NAME in listed:
+        return load(read_verified(folder, manifest, NATIVE_NAME))
+    raise TensorsMismatch(
+        f"adapter {manifest.identity.name} lists neither {WEIGHTS_NAME} nor {NATIVE_NAME}",
+        fix="upgrade edgelora, or ask its publisher",
+    )
 
 
 @torch.no_grad()

@@ -17,7 +17,8 @@ from transformers.utils import cached_file, logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from edgelora import micro
-from edgelora.errors import BaseNotFound, ModelError
+from edgelora.engine.inject import is_named, matching
+from edgelora.errors import BaseNotFound, ModelError, OfflineNotCached
 from edgelora.plan import Plan
 from edgelora.protocols import Quantizer
 
@@ -27,20 +28,26 @@ def locate_base(base: str, revision: str | None = None) -> Path:
 
     Raises:
         BaseNotFound: It is none of these.
+        OfflineNotCached: It is a Hub id, and its files are not on this machine.
     """
     if base == "micro":
         return micro.path()
     folder = Path(base).expanduser()
     if folder.is_dir():
         return folder.absolute()
-    looks_like_id = base.count("/") <= 1 and not base.startswith((".", "/", "~"))
-    if looks_like_id and (cached := _cached_config(base, revision)):
-        return cached.parent
     where = f"{base!r} at revision {revision!r}" if revision else repr(base)
+    if base.startswith((".", "/", "~")) or base.count("/") > 1:
+        raise BaseNotFound(f"there is no base model folder {base}", fix="pass another folder, or use 'micro'")
+    if cached := _cached_config(base, revision):
+        return cached.parent
+    if "/" in base:
+        raise OfflineNotCached(
+            f"base model {where} is not in the Hub's cache on this machine",
+            fix=f"download it once, where there is a network: hf download {base}",
+        )
     raise BaseNotFound(
         f"base model {where} is not a folder and not in the Hub's cache on this machine",
-        fix="pass a folder, use 'micro', or download it once: hf download "
-        + (base if looks_like_id else "OWNER/NAME"),
+        fix="pass a folder or OWNER/NAME, or use 'micro'",
     )
 
 
@@ -59,7 +66,7 @@ def load_tokenizer(folder: Path) -> Any:
         ModelError: There is none, or it needs code from the folder.
     """
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"the tokenizer in {folder} cannot be loaded: {_first_line(error)}",
@@ -92,11 +99,13 @@ def load_base(plan: Plan, device: torch.device | None = None) -> Any:
             model = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
-                dtype=dtype,
+                # As the base is stored, so that its codes do not depend on the dtype it is computed in.
+                dtype="auto",
                 quantization_config=quantization,
                 device_map={"": str(device)},
                 local_files_only=True,
                 use_safetensors=True,
+                trust_remote_code=False,
             )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
@@ -108,6 +117,10 @@ def load_base(plan: Plan, device: torch.device | None = None) -> Any:
     # From here on it is a plain module: transformers must not take it for one of its own quantized models.
     model.hf_quantizer.remove_quantization_config(model)
     model.config._is_quantized = False
+    # Parameters only: buffers such as rotary frequencies stay in float32 whatever the dtype.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
     return model.requires_grad_(False).eval()
 
 
@@ -138,7 +151,7 @@ def _no_progress_bar() -> Iterator[None]:
 
 def _config(folder: Path) -> Any:
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"{folder} has no config.json that transformers knows: {_first_line(error)}",
@@ -173,6 +186,16 @@ class _LoadConfig(QuantizationConfigMixin):
 class _LoadQuantizer(HfQuantizer):
     """Gives each linear's weight to the plan's quantizer the moment it is read."""
 
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        head = model.get_output_embeddings()
+        names = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and module is not head
+        ]
+        matching(names, self.quantization_config.skip_modules, "skip_modules")
+        return model
+
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
         name, _, leaf = param_name.rpartition(".")
         if leaf != "weight":
@@ -181,7 +204,7 @@ class _LoadQuantizer(HfQuantizer):
         return (
             isinstance(module, nn.Linear)
             and module is not model.get_output_embeddings()
-            and not _is_named(name, self.quantization_config.skip_modules)
+            and not is_named(name, self.quantization_config.skip_modules)
         )
 
     def get_quantize_ops(self) -> ConversionOps:
@@ -217,10 +240,6 @@ class _QuantizeOnRead(ConversionOps):
             model.set_submodule(name, frozen)
             missing.discard(param_name)
         return {}
-
-
-def _is_named(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(name == pattern or name.endswith("." + pattern) for pattern in patterns)
 
 
 register_quantization_config("edgelora")(_LoadConfig)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import NoReturn
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, parse_flag_from_env
 
-from edgelora.errors import CombinationError
+from edgelora.errors import CombinationError, DependencyMissing
 
 WRAPPERS = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -29,12 +30,18 @@ def make_accelerator(folder: Path, *, tensorboard: bool, routed: bool) -> Accele
         routed: Some parameters take no part in some steps (layers that route tasks).
 
     Raises:
+        DependencyMissing: TensorBoard is wanted and not installed.
         CombinationError: FSDP, DeepSpeed or another wrapper that shards the base was asked for.
     """
     # Asked for in the environment, they act on GPUs only; on a CPU accelerate would silently do without.
     for variable, name in WRAPPERS.items():
         if parse_flag_from_env(variable):
             _refuse(name)
+    if tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise DependencyMissing(
+            "train.tensorboard is true, and tensorboard is not installed",
+            fix="pip install 'edgelora[tensorboard]', or set train.tensorboard to false",
+        )
     accelerator = Accelerator(
         mixed_precision="no",
         log_with="tensorboard" if tensorboard else None,

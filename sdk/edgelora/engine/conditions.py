@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import os
 import statistics
 import time
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from accelerate.utils import set_seed
 
 from edgelora.errors import ResumeMismatch
@@ -19,7 +19,8 @@ from edgelora.recipe import TrainSettings
 
 def fix_conditions(settings: TrainSettings, device: torch.device, processes: int) -> dict[str, Any]:
     """Set the number of threads and describe what the arithmetic depends on."""
-    threads = free_cores() if settings.threads == "auto" else settings.threads
+    share = max(1, free_cores() // processes)
+    threads = share if settings.threads == "auto" else settings.threads
     torch.set_num_threads(threads)
     return {
         "threads": threads,
@@ -27,8 +28,15 @@ def fix_conditions(settings: TrainSettings, device: torch.device, processes: int
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "kernels": torch.backends.cpu.get_cpu_capability(),
         "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
+        **{name: _version(name) for name in ("transformers", "accelerate", "bitsandbytes")},
     }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
 
 
 def restore_conditions(stored: dict[str, Any], current: dict[str, Any]) -> None:

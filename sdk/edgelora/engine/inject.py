@@ -9,18 +9,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgelora.capabilities import AdaptsModel, WantsSource
-from edgelora.errors import CombinationError, PlanError, PluginBug
+from edgelora.errors import PlanError, PluginBug
 from edgelora.layers import FrozenLinear
 from edgelora.plan import Plan
-from edgelora.protocols import Site
+from edgelora.protocols import Adapter, Site
 
 
-def inject(model: nn.Module, plan: Plan) -> dict[str, nn.Module]:
+def inject(model: nn.Module, plan: Plan, adapter: Adapter | None = None) -> dict[str, nn.Module]:
     """Freeze ``model`` and wrap the linears the recipe's ``target_modules`` name.
 
     Works on any module with linears; nothing here depends on an architecture. Linears that no quantizer has
     frozen yet are frozen as they are.
+
+    Args:
+        model: What to adapt, in place.
+        plan: Names the adapter and its targets.
+        adapter: The plan's adapter where it was built before; else it is built here.
 
     Returns:
         The adapted layers by site name, in the order of the model.
@@ -29,16 +33,9 @@ def inject(model: nn.Module, plan: Plan) -> dict[str, nn.Module]:
         PlanError: A target, or a pattern, names no linear.
         PluginBug: The adapter returned something that is not a module.
     """
-    adapter = plan.build("adapter")
-    for ability in (AdaptsModel, WantsSource):
-        if isinstance(adapter, ability):
-            raise CombinationError(
-                f"adapter {plan.parts['adapter'].name!r} needs {ability.__name__}, which this edgelora does "
-                "not serve",
-                fix="use an adapter that wraps linears",
-            )
+    adapter = adapter or plan.build("adapter")
     model.requires_grad_(False)
-    linears = _linears(model)
+    linears = plain_linears(model)
     sites = choose_sites(linears, plan)
     layers: dict[str, nn.Module] = {}
     for site in sites:
@@ -50,15 +47,12 @@ def inject(model: nn.Module, plan: Plan) -> dict[str, nn.Module]:
                 f"adapter {plan.parts['adapter'].name!r} returned {type(layer).__name__} for {site.name}",
                 fix="return an nn.Module from wrap",
             )
-        _replace(model, linear, layer)
+        replace_module(model, linear, layer)
         layers[site.name] = layer
     adapter.link(layers)
     dtype = getattr(torch, plan.recipe.train.adapter_dtype)
     for site in sites:
-        device = _device(linears[site.name])
-        for parameter in layers[site.name].parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.to(device=device, dtype=dtype)
+        _settle(layers[site.name], _device(linears[site.name]), dtype)
     return layers
 
 
@@ -72,13 +66,13 @@ def choose_sites(linears: Mapping[str, nn.Linear], plan: Plan) -> list[Site]:
     rank_pattern = options.get("rank_pattern", {})
     alpha_pattern = options.get("alpha_pattern", {})
     targets = options["target_modules"]
-    wanted = list(linears) if targets == "all-linear" else _matching(linears, targets, "target_modules")
-    excluded = set(_matching(linears, options.get("exclude_modules", []), "exclude_modules"))
+    wanted = list(linears) if targets == "all-linear" else matching(linears, targets, "target_modules")
+    excluded = set(matching(linears, options.get("exclude_modules", []), "exclude_modules"))
     chosen = [name for name in wanted if name not in excluded]
     if not chosen:
         raise PlanError("no linear is left to adapt", fix="widen target_modules or shorten exclude_modules")
     for pattern, field in ((rank_pattern, "rank_pattern"), (alpha_pattern, "alpha_pattern")):
-        _matching(dict.fromkeys(chosen), pattern, field)
+        matching(dict.fromkeys(chosen), pattern, field)
     sites = [
         Site(
             name=name,
@@ -134,7 +128,8 @@ def adapter_tensors(layers: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _linears(model: nn.Module) -> dict[str, nn.Linear]:
+def plain_linears(model: nn.Module) -> dict[str, nn.Linear]:
+    """All linears by name, each once, but the output head."""
     head: Any = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return {
         name: module
@@ -143,11 +138,21 @@ def _linears(model: nn.Module) -> dict[str, nn.Linear]:
     }
 
 
-def _matching(linears: Iterable[str], patterns: Iterable[str], field: str) -> list[str]:
+def is_named(name: str, patterns: Iterable[str]) -> bool:
+    """Whether one of the patterns is ``name`` or a suffix of it at a dot."""
+    return any(name == pattern or name.endswith("." + pattern) for pattern in patterns)
+
+
+def matching(linears: Iterable[str], patterns: Iterable[str], field: str) -> list[str]:
+    """The names that a pattern names in full or as a suffix, in their order.
+
+    Raises:
+        PlanError: A pattern names none; ``field`` is where the recipe has it.
+    """
     names = list(linears)
     chosen: set[str] = set()
     for pattern in patterns:
-        found = [name for name in names if name == pattern or name.endswith("." + pattern)]
+        found = [name for name in names if is_named(name, [pattern])]
         if not found:
             kinds = sorted({name.rpartition(".")[2] for name in names})
             near = difflib.get_close_matches(pattern, [*kinds, *names], n=1)
@@ -167,7 +172,7 @@ def _resolve(name: str, pattern: Mapping[str, Any], default: Any) -> Any:
 
 def _check_rank(site: Site, linear: nn.Linear) -> None:
     smallest = min(linear.out_features, linear.in_features)
-    if site.rank > smallest:
+    if not 1 <= site.rank <= smallest:
         raise PlanError(
             f"rank {site.rank} does not fit {site.name}, whose weight is "
             f"({linear.out_features}, {linear.in_features})",
@@ -175,11 +180,22 @@ def _check_rank(site: Site, linear: nn.Linear) -> None:
         )
 
 
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    # A linear may stand at several places of the model; all of them get the adapted one.
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` at every place where ``old`` stands; a linear may stand at several."""
     places = [name for name, module in model.named_modules(remove_duplicate=False) if module is old]
     for place in places:
         model.set_submodule(place, new)
+
+
+def _settle(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move what the adapter added, frozen tensors too, to the base's device; what learns takes ``dtype``."""
+    for module in layer.modules():
+        if isinstance(module, FrozenLinear):
+            continue
+        module._apply(lambda tensor: tensor.to(device), recurse=False)
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
 
 
 def _device(linear: nn.Linear) -> torch.device:

@@ -9,11 +9,13 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from edgelora import __version__
+from edgelora.capabilities import Calibrated
 from edgelora.engine import base, evaluate, inject, pack, train
 from edgelora.engine.compute import make_accelerator
 from edgelora.engine.conditions import fix_conditions, restore_conditions, seed_everything
@@ -23,7 +25,7 @@ from edgelora.engine.memory import peaks, reset_peaks
 from edgelora.engine.report import QuietReporter, Reporter
 from edgelora.engine.run_folder import RunFolder
 from edgelora.errors import PlanError, ResumeMismatch
-from edgelora.manifest import MANIFEST_NAME, Manifest, read_manifest
+from edgelora.manifest import MANIFEST_NAME, Base, Manifest, read_manifest
 from edgelora.manifest.base_identity import identify_base
 from edgelora.plan import Plan
 from edgelora.protocols import Measurement
@@ -55,6 +57,7 @@ class Job:
             self.folder.path, tensorboard=plan.recipe.train.tensorboard, routed=routed
         )
         self.place = base.locate_base(plan.recipe.base, plan.recipe.revision)
+        self.adapter = plan.build("adapter")
         self.tokenizer = base.load_tokenizer(self.place)
         self.peak_bytes: dict[str, int] = {}
         self.tokens = 0
@@ -81,10 +84,17 @@ class Job:
         reset_peaks()
         settings = self.plan.recipe.train
         self.conditions = fix_conditions(settings, self.accelerator.device, self.accelerator.num_processes)
+        named = "micro" if self.plan.recipe.base == "micro" else None
+        self.identity = identify_base(self.place, repo=named)
         checkpoint = None
         if resume:
             checkpoint = self.folder.latest_checkpoint()
             _compare_plans(checkpoint["plan"], self._document())
+            if checkpoint["base"] != _digests(self.identity):
+                raise ResumeMismatch(
+                    f"the base in {self.place} is not the one the run was started on",
+                    fix="restore its files, or start again into another 'out'",
+                )
             restore_conditions(checkpoint["conditions"], self.conditions)
             self.conditions = checkpoint["conditions"]
             if self.accelerator.is_main_process:
@@ -124,7 +134,7 @@ class Job:
     def inject(self, model: Any) -> dict[str, nn.Module]:
         """Adapt the model; the seed is set before the adapter draws its start."""
         seed_everything(self.plan.recipe.train.seed, step=-1)
-        layers = inject.inject(model, self.plan)
+        layers = inject.inject(model, self.plan, self.adapter)
         count = sum(parameter.numel() for parameter in inject.trainable_parameters(layers).values())
         self.reporter.message(f"{len(layers)} linears adapted, {count:,} trainable parameters")
         if missed := inject.unreachable_parameters(model, layers):
@@ -146,6 +156,9 @@ class Job:
                 "the training rows are not those the run was started with",
                 fix="restore the data files, or start again into another 'out'",
             )
+        if checkpoint is None and isinstance(self.adapter, Calibrated):
+            rows = evaluate.PaddedBatches(dataset.train, layers, self.tokenizer, self.accelerator.device)
+            self.adapter.calibrate(model, layers, iter(rows))
         optimizer = self.plan.recipe.train.optimizer
         if optimizer.startswith("paged") and self.accelerator.device.type == "cpu":
             self.reporter.message(f"{optimizer} is not paged on a CPU: its state stays in memory")
@@ -159,6 +172,7 @@ class Job:
                 "conditions": self.conditions,
                 "plan": self._document(),
                 "data": dataset.train_digest,
+                "base": _digests(self.identity),
             },
             evaluate=lambda: self.evaluate(model, layers, dataset),
         )
@@ -195,10 +209,10 @@ class Job:
         base_measurements: Mapping[str, Measurement],
         measurements: Mapping[str, Measurement],
     ) -> None:
-        identity = identify_base(self.place, repo="micro" if self.plan.recipe.base == "micro" else None)
-        remember_base(identity, self.place)
+        remember_base(self.identity, self.place)
         record = pack.RunRecord(
-            base=identity,
+            base=self.identity,
+            threads=self.conditions["threads"],
             dataset=dataset,
             steps=self.steps,
             tokens=self.tokens,
@@ -217,9 +231,24 @@ class Job:
 
 
 def recipe_digest(plan: Plan) -> str:
-    """``sha256:`` of the resolved recipe, as manifests name it: equal for runs that ask for the same."""
-    document = json.dumps(plan.as_document()["recipe"], sort_keys=True).encode()
+    """``sha256:`` of the resolved recipe, as manifests name it: equal for runs that ask for the same.
+
+    Where files lie does not count: ``out`` is left out, and of each data path only the name is taken.
+    """
+    recipe = plan.as_document()["recipe"]
+    del recipe["out"]
+    for source in recipe["data"]:
+        source["path"] = Path(source["path"]).name
+    document = json.dumps(recipe, sort_keys=True).encode()
     return f"sha256:{hashlib.sha256(document).hexdigest()}"
+
+
+def _digests(base: Base) -> dict[str, str | None]:
+    return {
+        "tensors": base.tensors_digest,
+        "configuration": base.config_digest,
+        "tokenizer": base.tokenizer_digest,
+    }
 
 
 def _compare_plans(stored: dict[str, Any], current: dict[str, Any]) -> None:

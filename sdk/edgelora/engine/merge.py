@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ import torch
 from torch import nn
 
 from edgelora.engine.apply import Adapted, probe_logits
+from edgelora.engine.inject import replace_module
+from edgelora.engine.pack import flush_files
 from edgelora.errors import TargetExists
-from edgelora.files import disk_full_is_an_error, fsync_dir, make_dirs
+from edgelora.files import disk_full_is_an_error, make_dirs, publish_directory
 from edgelora.layers import FrozenLinear, merge_into
 
 
@@ -49,10 +50,10 @@ def merge(adapted: Adapted, folder: Path, dtype: torch.dtype = torch.float32) ->
         try:
             adapted.model.save_pretrained(staging)
             adapted.tokenizer.save_pretrained(staging)
-            os.rename(staging, folder)
+            flush_files(staging)
+            publish_directory(staging, folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        fsync_dir(folder.parent)
     return Merged(folder, difference)
 
 
@@ -62,10 +63,10 @@ def _fold(adapted: Adapted, dtype: torch.dtype) -> None:
     for site, layer in adapted.layers.items():
         base = next(part for part in layer.modules() if isinstance(part, FrozenLinear))
         weight = merge_into(layer, base.dequantize(dtype=torch.float32), site)
-        model.set_submodule(site, _linear(weight.to(dtype), base.bias))
-    for name, module in list(model.named_modules()):
+        replace_module(model, layer, _linear(weight.to(dtype), base.bias))
+    for module in list(model.modules()):
         if isinstance(module, FrozenLinear):
-            model.set_submodule(name, _linear(module.dequantize(dtype=dtype), module.bias))
+            replace_module(model, module, _linear(module.dequantize(dtype=dtype), module.bias))
     model.to(dtype)
     model.config.dtype = dtype
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from edgelora.capabilities import ParameterGroups
+from edgelora.engine.inject import trainable_parameters
 from edgelora.errors import DependencyMissing
 from edgelora.protocols import LossCombiner
 from edgelora.recipe import TrainSettings
@@ -40,6 +41,11 @@ def make_optimizer(
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, **arguments)
     return _small_optimizers(settings.optimizer)[settings.optimizer](groups, **arguments)
+
+
+def clipped_parameters(layers: Mapping[str, nn.Module], combiner: LossCombiner) -> list[nn.Parameter]:
+    """Everything that learns, whose gradients share one norm: the adapter, then the combiner's weights."""
+    return [*trainable_parameters(layers).values(), *combiner.parameters()]
 
 
 def _groups_of(site: str, layer: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:

@@ -21,7 +21,8 @@ from edgelora.card import model_card
 from edgelora.engine.data import Dataset
 from edgelora.engine.inject import adapter_tensors
 from edgelora.engine.peft_format import CONFIG_NAME, WEIGHTS_NAME, has_peft_form, peft_config, to_peft
-from edgelora.files import disk_full_is_an_error, fsync_dir, make_dirs
+from edgelora.errors import NonFiniteLoss
+from edgelora.files import disk_full_is_an_error, fsync_dir, make_dirs, publish_directory
 from edgelora.manifest import (
     MANIFEST_NAME,
     Base,
@@ -58,6 +59,7 @@ class RunRecord:
     dataset: Dataset
     steps: int
     tokens: int
+    threads: int
     started_at: datetime
     versions: Mapping[str, str]
     peak_bytes: Mapping[str, int]
@@ -83,8 +85,8 @@ def pack(
         make_dirs(staging)
         try:
             manifest = _write(staging, model, layers, plan, record)
-            _flush(staging)
-            _exchange(staging, folder)
+            flush_files(staging)
+            publish_directory(staging, folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return manifest
@@ -141,6 +143,12 @@ def _write(
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
     # Tensors that share memory would be refused; a copy of each is written.
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    for name, tensor in copies.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise NonFiniteLoss(
+                f"{name} of the trained adapter holds numbers that are not finite",
+                fix="lower train.learning_rate and train again",
+            )
     save_file(copies, path, metadata={"format": "pt"})
     path.chmod(0o644)
 
@@ -165,6 +173,8 @@ def _component(
         }
     else:
         shape |= {"r": options["rank"], "alpha": _alpha(options["alpha"])}
+    if plan.recipe.skip_modules:
+        shape["skipModules"] = list(plan.recipe.skip_modules)
     return Component(
         id="main",
         derivative=DerivativeRef(
@@ -195,7 +205,8 @@ def _training(plan: Plan, record: RunRecord) -> Training:
         seed=settings.seed,
         steps=record.steps,
         tokens=record.tokens,
-        hyperparameters=settings.model_dump(mode="json", exclude={"seed", "threads", "tensorboard"}),
+        hyperparameters=settings.model_dump(mode="json", exclude={"seed", "tensorboard"})
+        | {"threads": record.threads},
         datasets=(
             TrainingDataset(
                 name=", ".join(source.path.name for source in plan.recipe.data) or "rows",
@@ -232,20 +243,12 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _flush(folder: Path) -> None:
+def flush_files(folder: Path) -> None:
+    """Make the files in a folder, and their names, durable."""
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
     fsync_dir(folder)
-
-
-def _exchange(staging: Path, folder: Path) -> None:
-    old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(staging, folder)
-    fsync_dir(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _alpha(alpha: float) -> int | str:

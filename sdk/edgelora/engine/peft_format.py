@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgelora.capabilities import Additive, LowRank
 from edgelora.engine.inject import adapter_tensors
-from edgelora.layers import FrozenLinear
+from edgelora.layers import FrozenLinear, factors_are_exact
 from edgelora.plan import Plan
 
 CONFIG_NAME = "adapter_config.json"
@@ -35,7 +35,8 @@ def _is_plain_lora(layer: nn.Module) -> bool:
         return False
     A, B, _ = layer.factors()
     tensors = layer.state_dict()
-    return torch.equal(A, tensors["lora_A"]) and torch.equal(B, tensors["lora_B"])
+    as_stored = torch.equal(A, tensors["lora_A"]) and torch.equal(B, tensors["lora_B"])
+    return as_stored and factors_are_exact(layer)
 
 
 def peft_config(layers: Mapping[str, nn.Module], model: nn.Module, plan: Plan, base: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ out/adapter/                    the packed adapter
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import shutil
@@ -47,6 +48,8 @@ class RunFolder:
                     f"another process is training into {self.path}",
                     fix="wait for it, or choose another 'out': --set out=runs/second",
                 )
+            for leftover in self.checkpoints.glob(".*.tmp"):
+                leftover.unlink()
             yield
 
     def start(self, document: dict[str, Any], *, overwrite: bool) -> None:
@@ -68,7 +71,7 @@ class RunFolder:
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
         with disk_full_is_an_error(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
 
     def forget_after(self, step: int) -> None:
         """Drop the metrics of steps that will be taken again: those from ``step`` on."""
@@ -116,8 +119,6 @@ class RunFolder:
             CheckpointNotFound: There is none.
             CheckpointError: It cannot be read.
         """
-        for leftover in self.checkpoints.glob(".*.tmp"):
-            leftover.unlink()
         found = self._all_checkpoints()
         if not found:
             raise CheckpointNotFound(
@@ -133,7 +134,14 @@ class RunFolder:
         return state
 
     def _all_checkpoints(self) -> list[Path]:
-        return sorted(self.checkpoints.glob("step-*.pt"))
+        return sorted(self.checkpoints.glob("step-*.pt"), key=lambda path: int(path.stem.partition("-")[2]))
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for numbers JSON has no form for."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
-from edgelora.capabilities import Calibrated
 from edgelora.engine.conditions import seed_everything
 from edgelora.engine.data import Dataset, Row, StepOrder
-from edgelora.engine.evaluate import PaddedBatches, pad_id
+from edgelora.engine.evaluate import pad_id
 from edgelora.engine.gradients import Gradients, RowLosses
-from edgelora.engine.inject import trainable_parameters
-from edgelora.engine.interrupts import stop_request
+from edgelora.engine.interrupts import StopRequest, stop_request
 from edgelora.engine.memory import peaks
-from edgelora.engine.optimizer import make_optimizer, make_schedule
+from edgelora.engine.optimizer import clipped_parameters, make_optimizer, make_schedule
 from edgelora.engine.report import Reporter
 from edgelora.engine.run_folder import RunFolder
 from edgelora.engine.state import TrainingState
-from edgelora.errors import DataError, Interrupted
+from edgelora.errors import DataError, Interrupted, NonFiniteLoss
 from edgelora.layers.loss import IGNORED
 from edgelora.plan import Plan
 from edgelora.protocols import Measurement
@@ -77,7 +77,7 @@ def train(
                 loop.tell(record)
                 if loop.is_evaluation_due(step):
                     loop.evaluate(step)
-                stopping = stop.name  # read once: a signal may arrive between the next two lines
+                stopping = loop.agree(stop)
                 if loop.is_save_due(step) or stopping:
                     loop.save(step)
                 if stopping:
@@ -144,7 +144,7 @@ class TrainingLoop:
 
         state.rank_scheduler.before_forward(step)
         loss = self.gradients.accumulate(mine, labelled, step)
-        norm = self._clip()
+        norm = self._clip(step, indices)
         state.rank_scheduler.before_update(step)
         state.optimizer.step()
         rate = state.schedule.get_last_lr()[0]
@@ -208,6 +208,17 @@ class TrainingLoop:
             }
             self.around.folder.save_checkpoint(step + 1, content, keep=self.settings.keep_checkpoints)
 
+    def agree(self, stop: StopRequest) -> str:
+        """Name of the signal that any process got, read once per step; empty for none.
+
+        Processes get signals at different steps; one that stopped alone would leave the others waiting.
+        """
+        accelerator, name = self.around.accelerator, stop.name or ""
+        if accelerator.num_processes == 1:
+            return name
+        asked = torch.tensor(float(bool(name)), device=accelerator.device)
+        return (name or "a signal") if float(accelerator.reduce(asked, reduction="sum")) else ""
+
     def give_way(self, step: int, signal: str) -> None:
         """End the run because a signal arrived.
 
@@ -222,11 +233,6 @@ class TrainingLoop:
             )
 
     def _make_state(self, plan: Plan) -> TrainingState:
-        adapter = plan.build("adapter")
-        if isinstance(adapter, Calibrated):
-            device = self.around.accelerator.device
-            rows = PaddedBatches(self.dataset.train, self.layers, self.around.tokenizer, device)
-            adapter.calibrate(self.model, self.layers, iter(rows))
         combiner = plan.build("loss_combiner")
         optimizer = make_optimizer(self.layers, combiner, self.settings)
         rank_scheduler = plan.build("rank_scheduler")
@@ -240,10 +246,17 @@ class TrainingLoop:
             labelled[self.dataset.train[index].task] += self.labelled[index]
         return labelled
 
-    def _clip(self) -> float:
+    def _clip(self, step: int, indices: Sequence[int]) -> float:
         limit = self.settings.max_gradient_norm
-        parameters = list(trainable_parameters(self.layers).values())
-        return float(nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit))
+        parameters = clipped_parameters(self.layers, self.state.combiner)
+        norm = float(nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit))
+        if not math.isfinite(norm):
+            rows = ", ".join(self.dataset.train[index].origin for index in indices)
+            raise NonFiniteLoss(
+                f"the gradient at step {step} has norm {norm}, on rows {rows}",
+                fix="lower train.learning_rate, or look at those rows; the last checkpoint is sound",
+            )
+        return norm
 
 
 def total_steps(plan: Plan, order: StepOrder) -> int:

@@ -25,6 +25,9 @@ from edgelora.registry.status import FoundDerivative, FoundPart
 SINGLE_KINDS: tuple[Kind, ...] = ("quantizer", "adapter", "rank_scheduler", "loss_combiner")
 """The kinds a plan has exactly one part of; evaluators may be many."""
 
+UNSERVED = ("AdaptsModel", "WantsSource", "Exportable")
+"""Capabilities of adapters that nothing in this version acts on: refused rather than ignored."""
+
 Found = TypeVar("Found", FoundPart, FoundDerivative)
 
 
@@ -97,6 +100,7 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
         "loss_combiner": recipe.loss_combiner,
     }
     parts = {kind: choose_part(kind, given[kind], origin, registry) for kind in SINGLE_KINDS}
+    _check_abilities(parts["adapter"])
     evaluators = choose_evaluators(recipe, origin, registry)
     _check_combination((*parts.values(), *evaluators))
     return Plan(
@@ -154,6 +158,15 @@ def _installed(what: str, document: Mapping[str, Any], look_up: Callable[[str], 
             f"{what.replace('_', ' ')} {name!r} of {distribution} {version} is needed: {error.problem}",
             fix=f"if you trust it, install it: pip install '{distribution}=={version}'",
         ) from error
+
+
+def _check_abilities(adapter: PlannedPart) -> None:
+    for ability in UNSERVED:
+        if ability in adapter.part.abilities:
+            raise CombinationError(
+                f"adapter {adapter.name!r} needs {ability}, which this edgelora does not serve",
+                fix="upgrade edgelora, or use an adapter that wraps linears",
+            )
 
 
 def _check_combination(parts: Iterable[PlannedPart]) -> None:

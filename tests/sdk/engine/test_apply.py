@@ -9,12 +9,14 @@ from safetensors.torch import load_file, save_file
 from tiny_models import save_llama, save_tokenizer
 from transformers import AutoModelForCausalLM
 
-from edgelora.engine.apply import apply, load_adapted, probe_logits
+from edgelora.engine.apply import apply, load_adapted, plan_of, probe_logits
 from edgelora.engine.base import load_base
 from edgelora.engine.known_bases import remember_base
 from edgelora.engine.merge import merge
 from edgelora.errors import (
     BaseNotFound,
+    DigestMismatch,
+    ExportUnsupported,
     FeatureRequired,
     NoEffect,
     PluginMissing,
@@ -22,9 +24,10 @@ from edgelora.errors import (
     TensorsMismatch,
     WrongBase,
 )
-from edgelora.layers import FrozenLinear, LowRankLinear
+from edgelora.layers import FrozenLinear, LowRankLinear, QuantizedLinear
 from edgelora.manifest import (
     MANIFEST_NAME,
+    Runtime,
     describe_files,
     manifest_bytes,
     read_manifest,
@@ -32,9 +35,10 @@ from edgelora.manifest import (
 )
 from edgelora.manifest.base_identity import identify_base
 from edgelora.manifest.tensors import summarize_tensors
+from edgelora.recipe import make_recipe
 from edgelora.registry import Registry
 from edgelora.run import run
-from edgelora.verify import verify
+from edgelora.verify import check, verify
 
 PROBE = torch.arange(40).view(2, 20)
 
@@ -58,8 +62,6 @@ ADAPTERS = {
 @pytest.fixture(scope="module")
 def trained(tiny_base, rows, registry, tmp_path_factory):
     """Every adapter of ADAPTERS, trained for a few steps and packed, by name."""
-    from edgelora.recipe import make_recipe
-
     folder = tmp_path_factory.mktemp("trained")
     settings = {"max_steps": 4, "batch_size": 4, "accumulation": 1, "learning_rate": 1e-2, "threads": 1}
     document = {"base": str(tiny_base), "data": [{"path": str(rows)}], "train": settings, "evaluators": []}
@@ -220,6 +222,101 @@ def test_a_missing_plugin_says_what_to_install(trained, tiny_base):
     with pytest.raises(PluginMissing, match="qlora") as caught:
         load_adapted(str(trained["qlora"]), without, base=str(tiny_base))
     assert caught.value.fix.startswith("pip install")
+
+
+def test_an_adapter_over_skipped_modules_is_rebuilt_over_them(tiny_base, rows, registry, tmp_path):
+    settings = {"max_steps": 2, "learning_rate": 1e-2, "threads": 1}
+    document = {
+        "derivative": "qlora",
+        "base": str(tiny_base),
+        "skip_modules": ["down_proj"],
+        "data": [{"path": str(rows)}],
+        "train": settings,
+        "out": str(tmp_path / "run"),
+        "evaluators": [],
+    }
+    folder = run(make_recipe(document), registry).folder
+    adapted = load_adapted(str(folder), registry, base=str(tiny_base))
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    apply(model, str(folder), registry)
+    for each in (adapted.model, model):
+        block = each.model.layers[0].mlp
+        assert isinstance(block.up_proj.base, QuantizedLinear)
+        assert not isinstance(block.down_proj.base, QuantizedLinear)
+    assert torch.equal(model(PROBE).logits, adapted.model(PROBE).logits)
+
+
+def test_a_failed_application_gives_the_model_back_unquantized(trained, tiny_base, registry, tmp_path):
+    folder = copy_of(trained["qlora"], tmp_path)
+    path = folder / "adapter_model.safetensors"
+    tensors = {n: t.zero_() if "lora_B" in n else t for n, t in load_file(path).items()}
+    save_file(tensors, path)
+    repack(folder)
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    before = model(PROBE).logits
+    with pytest.raises(NoEffect):
+        apply(model, str(folder), registry)
+    assert torch.equal(model(PROBE).logits, before)
+
+
+def test_weights_changed_after_the_check_are_refused(trained, tiny_base, registry, tmp_path, monkeypatch):
+    folder = copy_of(trained["lora"], tmp_path)
+
+    def check_then_change(path):
+        manifest = check(path)
+        weights = path / "adapter_model.safetensors"
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(bytes(data))
+        return manifest
+
+    monkeypatch.setattr("edgelora.engine.apply.check", check_then_change)
+    with pytest.raises(DigestMismatch):
+        load_adapted(str(folder), registry, base=str(tiny_base))
+
+
+def test_an_adapter_for_another_edgelora_says_which(trained, tiny_base, registry, tmp_path):
+    folder = copy_of(trained["lora"], tmp_path)
+    repack(folder, runtime=Runtime(edgelora=">=7,<8"))
+    with pytest.raises(FeatureRequired, match=r"needs edgelora <8,>=7|needs edgelora >=7,<8"):
+        load_adapted(str(folder), registry, base=str(tiny_base))
+
+
+def test_a_manifest_without_targets_is_refused(trained, tiny_base, registry, tmp_path):
+    folder = copy_of(trained["lora"], tmp_path)
+    (component,) = read_manifest(folder / MANIFEST_NAME).components
+    config = {name: value for name, value in component.config.items() if name != "targetModules"}
+    repack(folder, components=(component.model_copy(update={"config": config}),))
+    with pytest.raises(TensorsMismatch, match="does not say which linears it adapts"):
+        load_adapted(str(folder), registry, base=str(tiny_base))
+
+
+def test_an_option_cannot_pose_as_the_name_of_a_part(trained, tiny_base, registry, tmp_path):
+    folder = copy_of(trained["lora"], tmp_path)
+    (component,) = read_manifest(folder / MANIFEST_NAME).components
+    adapter = component.parts["adapter"]
+    posing = adapter.model_copy(update={"options": adapter.options | {"name": "elsewhere:evil"}})
+    repack(
+        folder, components=(component.model_copy(update={"parts": component.parts | {"adapter": posing}}),)
+    )
+    plan = plan_of(read_manifest(folder / MANIFEST_NAME), registry, base=str(tiny_base), dtype="auto")
+    assert plan.parts["adapter"].plugin == "lora"
+
+
+def test_a_layer_whose_factors_are_not_its_forward_is_not_written_for_peft(
+    recipe, registry, tiny_base, monkeypatch
+):
+    class Bent(LowRankLinear):
+        def delta(self, x):
+            return torch.tanh(super().delta(x))
+
+    monkeypatch.setattr("edgelora_plugins.lora.layer.LowRankLinear", Bent)
+    folder = run(recipe({"max_steps": 2}), registry).folder
+    assert (folder / "edgelora.safetensors").exists()
+    assert not (folder / "adapter_config.json").exists()
+    adapted = load_adapted(str(folder), registry, base=str(tiny_base))
+    with pytest.raises(ExportUnsupported, match="are not what its forward computes"):
+        merge(adapted, folder.parent / "merged")
 
 
 def test_several_components_are_refused(trained, tiny_base, registry, tmp_path):

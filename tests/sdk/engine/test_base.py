@@ -1,6 +1,7 @@
 """Bases are found offline and quantized while they are read."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from tiny_models import save_llama, save_tokenizer
 from transformers import AutoModelForCausalLM
 
 from edgelora.engine.base import load_base, load_tokenizer, locate_base, resolve_dtype
-from edgelora.errors import BaseNotFound, ModelError
+from edgelora.errors import BaseNotFound, ModelError, OfflineNotCached, PlanError
 from edgelora.layers import FrozenLinear, QuantizedLinear
 
 PROBE = torch.arange(12)[None]
@@ -70,11 +71,51 @@ def test_a_hub_id_is_found_in_the_cache_only(monkeypatch, tmp_path):
     assert locate_base("acme/tiny") == snapshot
 
 
-@pytest.mark.parametrize("name", ["acme/absent", "./absent", "/absent/folder"])
+@pytest.mark.parametrize("name", ["./absent", "/absent/folder", "absent"])
 def test_a_base_that_is_nowhere_is_named_with_the_next_step(name):
-    with pytest.raises(BaseNotFound, match="is not a folder and not in the Hub's cache") as caught:
+    with pytest.raises(BaseNotFound, match=name) as caught:
         locate_base(name)
     assert "'micro'" in caught.value.fix
+
+
+def test_a_hub_id_that_was_never_downloaded_says_how():
+    with pytest.raises(OfflineNotCached, match="'acme/absent' is not in the Hub's cache") as caught:
+        locate_base("acme/absent")
+    assert caught.value.exit_code == 9
+    assert caught.value.fix.endswith("hf download acme/absent")
+
+
+def test_codes_of_a_quantized_base_do_not_depend_on_the_dtype_it_is_computed_in(plan):
+    models = [
+        load_base(plan(derivative="qlora", train={"dtype": dtype})) for dtype in ("float32", "bfloat16")
+    ]
+    first, second = (model.model.layers[0].mlp.up_proj for model in models)
+    assert torch.equal(first.codes, second.codes)
+    assert torch.equal(first.absmax, second.absmax)
+    assert models[1].model.embed_tokens.weight.dtype == torch.bfloat16
+    assert models[1].model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def test_a_skipped_module_that_is_none_is_refused(plan):
+    with pytest.raises(PlanError, match="skip_modules: 'dwn_proj' names no linear") as caught:
+        load_base(plan(derivative="qlora", skip_modules=["dwn_proj"]))
+    assert caught.value.fix == "did you mean 'down_proj'?"
+
+
+def test_code_in_a_base_never_runs_and_nobody_is_asked(plan, tiny_base, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny_base, tmp_path / "evil")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "model_type": "evil",
+        "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.M"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ModelError):
+        load_base(plan(base=str(folder)))
+    load_tokenizer(folder)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_folder_without_a_model_is_refused(plan, tmp_path):

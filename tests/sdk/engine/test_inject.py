@@ -8,7 +8,7 @@ from torch import nn
 
 from edgelora.engine.base import load_base
 from edgelora.engine.inject import adapter_tensors, inject, trainable_parameters, unreachable_parameters
-from edgelora.errors import CombinationError, PlanError, PluginBug
+from edgelora.errors import PlanError, PluginBug
 from edgelora.layers import FrozenLinear, LowRankLinear
 
 PROBE = torch.arange(12)[None]
@@ -155,10 +155,19 @@ def test_an_adapter_that_returns_no_module_is_a_bug_of_its_plugin(plan, monkeypa
         inject(nn.Sequential(nn.Linear(4, 4)), plan(adapter={"rank": 2}))
 
 
-def test_an_ability_the_engine_does_not_serve_is_refused(plan, monkeypatch):
-    monkeypatch.setattr("edgelora_plugins.lora.layer.LoraAdapter.wrap_source", lambda *_: None, raising=False)
-    with pytest.raises(CombinationError, match="needs WantsSource, which this edgelora does not serve"):
-        inject(nn.Sequential(nn.Linear(4, 4)), plan(adapter={"rank": 2}))
+def test_frozen_tensors_of_an_adapter_follow_the_base_to_its_device(plan, monkeypatch):
+    class WithCopies(LowRankLinear):
+        def __init__(self, base, site, **options):
+            super().__init__(base, site)
+            self.register_buffer("mask", torch.ones(site.rank))
+            self.start = nn.Parameter(torch.zeros(2), requires_grad=False)
+
+    monkeypatch.setattr("edgelora_plugins.lora.layer.LowRankLinear", WithCopies)
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(16, 16))
+    (layer,) = inject(model, plan(adapter={"rank": 2}, train={"adapter_dtype": "bfloat16"})).values()
+    assert {t.device.type for t in (layer.mask, layer.start, layer.lora_A)} == {"meta"}
+    assert (layer.start.dtype, layer.lora_A.dtype) == (torch.float32, torch.bfloat16)
 
 
 def test_the_mlp_example_runs_and_learns(capsys):

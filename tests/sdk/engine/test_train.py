@@ -3,18 +3,22 @@
 import errno
 import json
 import os
+import shutil
 import signal
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_models import save_llama
 
 from edgelora.engine import run_folder
 from edgelora.engine.report import PlainReporter, QuietReporter
+from edgelora.engine.train import Outcome
 from edgelora.errors import (
     CheckpointError,
     CheckpointNotFound,
     DataError,
+    DependencyMissing,
     DiskFull,
     Interrupted,
     NonFiniteLoss,
@@ -24,6 +28,7 @@ from edgelora.errors import (
     RunLocked,
 )
 from edgelora.run import run
+from edgelora_plugins.lora.layer import LoraAdapter
 
 
 def weights(result):
@@ -223,6 +228,75 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(recipe, registry):
     changes = {"learning_rate": 1e30, "max_gradient_norm": None, "warmup": 0.0}
     with pytest.raises(NonFiniteLoss, match=r"the loss at step \d is nan, on rows train\.jsonl:\d+"):
         run(recipe(changes), registry)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_adapter_is_touched(recipe, registry, monkeypatch):
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    with pytest.raises(NonFiniteLoss, match=r"the gradient at step 0 has norm inf, on rows train\.jsonl:\d+"):
+        run(recipe(), registry)
+
+
+def test_an_adapter_that_is_not_finite_is_not_packed(recipe, registry, tmp_path, monkeypatch):
+    def ruin(model, layers, *rest):
+        next(iter(layers.values())).lora_B.data[0, 0] = float("nan")
+        return Outcome(1, 1, {})
+
+    monkeypatch.setattr("edgelora.engine.train.train", ruin)
+    with pytest.raises(NonFiniteLoss, match=r"lora_B.* holds numbers that are not finite"):
+        run(recipe(evaluators=[]), registry)
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_resuming_on_another_base_is_refused(recipe, registry, tiny_base, tmp_path):
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    run(recipe(base=str(base)), registry)
+    save_llama(base, seed=1)
+    with pytest.raises(ResumeMismatch, match="is not the one the run was started on"):
+        run(recipe(base=str(base)), registry, resume=True)
+
+
+def test_eight_bit_states_are_eight_bits(recipe, registry, tmp_path):
+    """bitsandbytes keeps small tensors in 32 bits: a difference shows at 4,096 elements."""
+    changes = {"adapter": {"rank": 64, "target_modules": ["mlp.up_proj"]}, "derivative": "lora"}
+    train = {"optimizer": "adamw-8bit"}
+    whole = run(recipe(train, out=str(tmp_path / "a"), **changes), registry)
+    broken = recipe(train, out=str(tmp_path / "b"), **changes)
+    with pytest.raises(Interrupted):
+        run(broken, registry, reporter=StopAt(2))
+    state = run_folder.RunFolder(tmp_path / "b").latest_checkpoint()["state"]["optimizer"]["state"]
+    moments = [entry["__bnb_optimizer_quant_state__"]["state1"] for entry in state.values()]
+    assert {moment.dtype for moment in moments} == {torch.uint8}
+    assert largest_difference(weights(whole), weights(run(broken, registry, resume=True))) == 0
+
+
+def test_tensorboard_that_is_not_installed_is_named(recipe, registry, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DependencyMissing, match="tensorboard is not installed"):
+        run(recipe({"tensorboard": True}), registry)
+
+
+def test_the_newest_checkpoint_is_the_largest_number(tmp_path):
+    folder = run_folder.RunFolder(tmp_path)
+    for step in (999_999, 1_000_000):
+        folder.save_checkpoint(step, {"step": step}, keep=1)
+    assert folder.latest_checkpoint()["step"] == 1_000_000
+
+
+def test_a_calibrating_adapter_sees_data_once_and_keeps_what_it_learned(recipe, registry, monkeypatch):
+    calls = []
+
+    def calibrate(self, model, layers, batches):
+        calls.append((self, next(batches).input_ids.shape))
+
+    monkeypatch.setattr("edgelora_plugins.lora.layer.LoraAdapter.calibrate", calibrate, raising=False)
+    wrapped_by = []
+    wrap = LoraAdapter.wrap
+    monkeypatch.setattr(LoraAdapter, "wrap", lambda self, *a: wrapped_by.append(self) or wrap(self, *a))
+    with pytest.raises(Interrupted):
+        run(recipe(), registry, reporter=StopAt(2))
+    assert {adapter for adapter, _ in calls} == set(wrapped_by)
+    run(recipe(), registry, resume=True)
+    assert len(calls) == 1
 
 
 def test_a_recipe_without_data_is_refused(recipe, registry):

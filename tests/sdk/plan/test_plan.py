@@ -318,7 +318,8 @@ def test_an_adapter_without_the_options_every_adapter_has_is_a_bug_of_its_plugin
     )
 
 
-def test_an_adapter_of_the_whole_model_needs_no_target_modules() -> None:
+def test_an_adapter_of_the_whole_model_needs_no_target_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgelora.plan.plan.UNSERVED", ())
     prompt = plugin(adapters=(Part(name="prompt", target="a:b", abilities=("AdaptsModel",)),))
     plan = plan_of(registry_of(prompt=prompt), derivative="plain", adapter="prompt")
     assert plan.parts["adapter"].plugin == "prompt"
@@ -486,3 +487,19 @@ def test_earlier_adapters_are_refused_until_an_adapter_takes_them():
     with pytest.raises(PlanError, match=refused) as caught:
         make_plan(make_recipe({"base": "micro", "past": ["acme/first"]}), Registry.discover())
     assert caught.value.fix == "leave 'past' out"
+
+
+@pytest.mark.parametrize("ability", ["AdaptsModel", "WantsSource", "Exportable"])
+def test_an_ability_nothing_acts_on_is_refused_before_a_model_is_loaded(ability):
+    class Plugin:
+        @hookimpl
+        def edgelora_adapters(self):
+            yield Part(name="eva", target="x:y", options=AdapterOptions, abilities=(ability,))
+
+        @hookimpl
+        def edgelora_derivatives(self):
+            yield Derivative(name="eva", parts={"adapter": "eva"})
+
+    registry = Registry.from_modules({"eva": Plugin(), "baseline": BASELINE})
+    with pytest.raises(CombinationError, match=f"adapter 'eva' needs {ability}, which this edgelora"):
+        make_plan(make_recipe({"base": "micro", "derivative": "eva"}), registry)
