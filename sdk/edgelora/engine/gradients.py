@@ -35,7 +35,8 @@ class Gradients:
     """Backward passes of optimizer steps.
 
     Each micro-batch weighs what its labelled tokens weigh in the step, over all processes, so that the
-    gradient is that of one batch with all rows, whatever way they are split.
+    gradient is that of one batch with all rows, whatever way they are split (for which combiners exactly, see
+    `LossCombiner`). The combiner's parameters are moved to the accelerator's device.
 
     Args:
         forward: A `RowLosses`, possibly inside a distributed wrapper.
@@ -62,6 +63,9 @@ class Gradients:
         self.tasks = tasks
         self.accelerator = accelerator
         self.pad_id = pad_id
+        for parameter in combiner.parameters():
+            # In place: the optimizer already holds the parameter.
+            parameter.data = parameter.data.to(accelerator.device)
 
     def accumulate(self, micro_batches: Sequence[Sequence[Row]], tokens: Sequence[int], step: int) -> float:
         """Add up the gradients of this process's micro-batches.
@@ -95,12 +99,15 @@ class Gradients:
 
     def _loss(self, batch: Batch, tokens: Sequence[int], step: int) -> Tensor:
         sums, counts = self.forward(batch)
-        share = float(counts.sum()) / sum(tokens)
+        labelled = counts.new_zeros(len(tokens)).index_add(0, batch.task_ids, counts).tolist()
+        share = sum(labelled) / sum(tokens)
         by_task = sums.new_zeros(len(tokens)).index_add(0, batch.task_ids, sums)
         # Divided by the share they are multiplied with below: over the step each task's loss is its mean.
+        # A task that is absent has no loss; zero would look like a perfect one.
         losses = {
-            f"task.{name}": by_task[task] / (max(1, tokens[task]) * share)
+            f"task.{name}": by_task[task] / (tokens[task] * share)
             for task, name in enumerate(self.tasks)
+            if labelled[task]
         }
         for site, layer in self.with_aux.items():
             losses |= {f"aux.{site}.{name}": loss for name, loss in layer.aux_losses().items()}

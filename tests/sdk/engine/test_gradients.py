@@ -1,19 +1,23 @@
 """One step's gradient does not depend on how its rows are split."""
 
+import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from tiny_models import write_rows
 
 from edgelora.engine.base import load_base
 from edgelora.engine.compute import make_accelerator
 from edgelora.engine.data import Row
 from edgelora.engine.gradients import Gradients, RowLosses
 from edgelora.engine.inject import inject, trainable_parameters
+from edgelora.engine.optimizer import clipped_parameters
 from edgelora.errors import CombinationError
 
 
@@ -22,7 +26,22 @@ def row(length, task=0, masked=2):
     return Row(ids, [-100] * masked + ids[masked:], task, f"rows:{length}", None, None)
 
 
-def gradient(plan, micro_batches, tasks=("main",)):
+class WeightedSum:
+    """L = Σ wₜ Lₜ + 3, with learned weights; remembers what it was given."""
+
+    def __init__(self):
+        self.weights = torch.nn.Parameter(torch.tensor([0.5, 2.0]))
+        self.given = []
+
+    def __call__(self, losses, step):
+        self.given.append(dict(losses))
+        return 3.0 + sum(self.weights["ab".index(name[-1])] * loss for name, loss in losses.items())
+
+    def parameters(self):
+        return [self.weights]
+
+
+def gradient(plan, micro_batches, tasks=("main",), combiner=None):
     the_plan = plan(derivative="qlora")
     model = load_base(the_plan)
     torch.manual_seed(0)
@@ -32,7 +51,7 @@ def gradient(plan, micro_batches, tasks=("main",)):
     gradients = Gradients(
         RowLosses(model, layers, 512),
         layers,
-        the_plan.build("loss_combiner"),
+        combiner or the_plan.build("loss_combiner"),
         tasks=tasks,
         accelerator=Accelerator(),
         pad_id=0,
@@ -54,6 +73,42 @@ def test_four_times_two_rows_equal_eight_rows(plan, tasks):
     assert float((whole - split).norm() / whole.norm()) < 1e-6
 
 
+def test_a_task_that_a_micro_batch_lacks_is_left_out_and_the_step_stays_the_same(plan):
+    lengths, present = (5, 40, 3, 17, 9, 30, 12, 4), (0, 0, 0, 1, 1, 0, 1, 1)
+    rows = [row(length, task) for length, task in zip(lengths, present, strict=True)]
+    whole, split = WeightedSum(), WeightedSum()
+    whole_loss, whole_gradient = gradient(plan, [rows], "ab", whole)
+    split_loss, split_gradient = gradient(plan, [rows[i : i + 2] for i in range(0, 8, 2)], "ab", split)
+    assert [set(losses) for losses in split.given] == [
+        {"task.a"},
+        {"task.a", "task.b"},
+        {"task.a", "task.b"},
+        {"task.b"},
+    ]
+    assert split_loss == pytest.approx(whole_loss, rel=1e-6)
+    assert float((whole_gradient - split_gradient).norm() / whole_gradient.norm()) < 1e-6
+    assert torch.allclose(whole.weights.grad, split.weights.grad, rtol=1e-6)
+
+
+def test_the_combiners_parameters_go_to_the_models_device():
+    # PyTorch moves a parameter in place between real devices only, and a test has but one of them.
+    learned = SimpleNamespace(data=SimpleNamespace(to=lambda device: f"on {device}"))
+    combiner = SimpleNamespace(parameters=lambda: [learned])
+    elsewhere = SimpleNamespace(device=torch.device("cuda:0"))
+    Gradients(torch.nn.Identity(), {}, combiner, tasks="ab", accelerator=elsewhere, pad_id=0)
+    assert learned.data == "on cuda:0"
+
+
+def test_the_combiners_parameters_are_clipped_with_the_adapters():
+    combiner, layer = WeightedSum(), torch.nn.Linear(2, 2)
+    clipped = clipped_parameters({"one": layer}, combiner)
+    assert [id(parameter) for parameter in clipped] == [
+        id(layer.weight),
+        id(layer.bias),
+        id(combiner.weights),
+    ]
+
+
 def test_the_loss_is_the_mean_over_labelled_tokens_of_each_task(plan):
     rows = [row(5, 0), row(40, 1), row(3, 0)]
     first = gradient(plan, [[rows[0], rows[2]]])[0]
@@ -66,7 +121,7 @@ RECIPE = """
 derivative: lora
 base: {base}
 adapter: {{rank: 4}}
-data: [{{path: {rows}, held_out: 0.1}}]
+data: [{{path: {rows}, task: versions, held_out: 0.1}}, {{path: {other}, task: decimals, held_out: 0.1}}]
 train: {{max_steps: 4, batch_size: {batch_size}, accumulation: 2, learning_rate: 1.0e-2, threads: 1,
          gradient_checkpointing: true}}
 out: {out}
@@ -85,17 +140,26 @@ run(read_recipe(Path(sys.argv[1])), Registry.discover())
 def test_two_processes_equal_one_at_the_same_global_batch(tiny_base, rows, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    adapters = []
+    other = write_rows(tmp_path / "other.jsonl", 60, seed=1)
+    adapters, first_steps = [], []
     for processes, batch_size in ((1, 4), (2, 2)):
         out = tmp_path / f"run-{processes}"
         recipe = tmp_path / f"{processes}.yaml"
-        recipe.write_text(RECIPE.format(base=tiny_base, rows=rows, batch_size=batch_size, out=out))
+        recipe.write_text(
+            RECIPE.format(base=tiny_base, rows=rows, other=other, batch_size=batch_size, out=out)
+        )
         launch = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
         environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, *(launch if processes > 1 else []), str(script), str(recipe)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
         adapters.append(load_file(out / "adapter" / "adapter_model.safetensors"))
+        first_steps.append(json.loads((out / "metrics.jsonl").read_text().splitlines()[0]))
+    one, two = first_steps
+    # AdamW does not see the scale of its gradients; the norm and the loss before it do.
+    assert one["step"] == two["step"] == 0
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-6)
+    assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-6)
     one, two = adapters
     # AdamW divides by the gradient's size, which enlarges differences in the last bit of small gradients.
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
