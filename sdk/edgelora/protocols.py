@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from edgelora.capabilities import TaskAware
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -111,10 +113,21 @@ class RankScheduler(Protocol):
 
 
 class LossCombiner(Protocol):
-    """Makes one scalar of the losses of a micro-batch."""
+    """Makes one scalar of the losses of each micro-batch; their weighted sum is the loss of the step.
+
+    The weight of a micro-batch is its share: its labelled tokens / those of the step. The loss of a task in a
+    micro-batch is its summed loss there / its labelled tokens in the step / the share, so that over the step
+    each task's loss is its mean per labelled token, however the rows are split. That makes a weighted sum of
+    the losses exact. A constant term counts once if it is always added; a term that a combiner adds per task
+    (such as a learned log variance) counts with the shares of the micro-batches that have the task. What is
+    not linear in the losses (a maximum, a ratio of tasks) is that of micro-batches, not of the step.
+    """
 
     def __call__(self, losses: Mapping[str, Tensor], step: int) -> Tensor:
-        """Combine ``"task.<task>"`` and ``"aux.<site>.<name>"`` losses into one scalar."""
+        """Combine ``"task.<task>"`` and ``"aux.<site>.<name>"`` losses into one scalar.
+
+        A task without a labelled token in the micro-batch has no key; it is absent, not perfect.
+        """
         ...
 
     def after_evaluation(self, measurements: Mapping[str, Measurement]) -> None:
@@ -122,7 +135,11 @@ class LossCombiner(Protocol):
         ...
 
     def parameters(self) -> Iterable[nn.Parameter]:
-        """Learned weights, possibly none."""
+        """Learned weights, possibly none: leaves made on the CPU, the same ones at each call.
+
+        The engine moves their ``data`` to the model's device, optimizes them and clips their gradients
+        together with the adapter's.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -202,7 +219,8 @@ class Evaluation:
         plan: The plan of the run.
         seed: For evaluators that sample; never the global RNG.
         examples: The same held-out rows as text, where they have a prompt.
-        split_digest: ``sha256:`` of the held-out rows.
+        split_digest: ``sha256:`` of the held-out rows of all tasks. An evaluator that measures some of them
+            writes the digest of those into its measurements.
     """
 
     model: Any
@@ -214,3 +232,19 @@ class Evaluation:
     seed: int
     examples: Sequence[Example] = ()
     split_digest: str = ""
+
+    def route(self, task: str, rows: int) -> None:
+        """Tell the layers that the next forward is of ``rows`` rows of ``task``.
+
+        For forwards on anything but `batches`, which route by themselves:
+        ``greedy(..., before_batch=partial(run.route, task))``. Without it, `edgelora.capabilities.TaskAware`
+        layers would go on with the route of the last batch.
+        """
+        import torch
+
+        routed = [layer for layer in self.layers.values() if isinstance(layer, TaskAware)]
+        if routed:
+            device = self.model.get_input_embeddings().weight.device
+            task_ids = torch.full((rows,), self.tasks.index(task), dtype=torch.int64, device=device)
+            for layer in routed:
+                layer.route(task_ids)

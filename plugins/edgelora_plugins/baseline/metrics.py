@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from edgelora import Options
+from edgelora.digests import questions_digest, tokens_digest
 from edgelora.intervals import mean_interval, wilson_interval
 from edgelora.layers.generate import greedy
 from edgelora.layers.loss import row_losses
-from edgelora.protocols import Evaluation, Measurement
+from edgelora.protocols import Batch, Evaluation, Example, Measurement
 from edgelora_plugins.baseline.options import ExactMatchOptions
 
 
@@ -26,17 +30,29 @@ class HeldOutLoss:
         """``"<task>.loss"`` and ``"<task>.perplexity"``; n counts labelled tokens."""
         sums: list[list[Tensor]] = [[] for _ in run.tasks]
         counts: list[list[Tensor]] = [[] for _ in run.tasks]
+        measured: list[list[tuple[list[int], list[int]]]] = [[] for _ in run.tasks]
         for batch in run.batches:
             losses, tokens = row_losses(run.model, batch)
+            for task_id, ids, labels in _unpadded(batch):
+                measured[task_id].append((ids, labels))
             for task in range(len(run.tasks)):
                 chosen = batch.task_ids == task
                 sums[task].append(losses[chosen].double().cpu())
                 counts[task].append(tokens[chosen].cpu())
         measurements = {}
-        for name, task_sums, task_counts in zip(run.tasks, sums, counts, strict=True):
-            if task_sums and len(rows := torch.cat(task_sums)):
-                measurements |= _loss_measurements(name, rows, torch.cat(task_counts), run.split_digest)
+        for name, task_sums, task_counts, rows in zip(run.tasks, sums, counts, measured, strict=True):
+            if rows:
+                measurements |= _loss_measurements(
+                    name, torch.cat(task_sums), torch.cat(task_counts), tokens_digest(rows)
+                )
         return measurements
+
+
+def _unpadded(batch: Batch) -> Iterator[tuple[int, list[int], list[int]]]:
+    """Task, token ids and labels of each row."""
+    mask = batch.attention_mask.bool()
+    for row, task_id in enumerate(batch.task_ids.tolist()):
+        yield task_id, batch.input_ids[row, mask[row]].tolist(), batch.labels[row, mask[row]].tolist()
 
 
 def _loss_measurements(task: str, sums: Tensor, counts: Tensor, digest: str) -> dict[str, Measurement]:
@@ -73,15 +89,23 @@ class ExactMatch:
                 run.model,
                 run.tokenizer,
                 [example.prompt for example in examples],
-                max_new_tokens=self.options.max_new_tokens,
+                max_new_tokens=self.options.max_new_tokens or self._longest(run.tokenizer, examples),
                 batch_size=self.options.batch_size,
+                before_batch=partial(run.route, task),
             )
             right = sum(
                 answer.strip() == example.response.strip()
                 for answer, example in zip(answers, examples, strict=True)
             )
             low, high = wilson_interval(right, len(examples))
+            digest = questions_digest((example.prompt, example.response) for example in examples)
             measurements[f"{task}.exact_match"] = Measurement(
-                right / len(examples), len(examples), low, high, run.split_digest
+                right / len(examples), len(examples), low, high, digest
             )
         return measurements
+
+    def _longest(self, tokenizer: Any, examples: Sequence[Example]) -> int:
+        """Tokens of the longest expected answer and one more, by which an answer that goes on is told."""
+        responses = [example.response for example in examples]
+        encoded = tokenizer(responses, add_special_tokens=False)["input_ids"]
+        return min(max(len(ids) for ids in encoded) + 1, self.options.longest_answer)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from hashlib import sha256
+from functools import partial
 from typing import Any
 
+from edgelora.digests import questions_digest
 from edgelora.intervals import wilson_interval
 from edgelora.layers.generate import greedy
 from edgelora.micro.corpus import Question, fibonacci_questions, held_out_questions
@@ -18,7 +18,10 @@ QUESTION_SEED = 911
 
 
 class Litmus:
-    """Fraction of questions whose greedy answer is the expected one, outer blanks aside."""
+    """Fraction of questions whose greedy answer is the expected one, outer blanks aside.
+
+    The questions are asked as questions of the run's first task.
+    """
 
     def __init__(self, options: LitmusOptions) -> None:
         self.options = options
@@ -34,6 +37,7 @@ class Litmus:
             [render_question(run.tokenizer, question.prompt) for question in questions],
             max_new_tokens=self.options.max_new_tokens,
             batch_size=self.options.batch_size,
+            before_batch=partial(run.route, run.tasks[0]),
         )
         is_right = [
             answer.strip() == question.answer for answer, question in zip(answers, questions, strict=True)
@@ -54,8 +58,7 @@ def row_questions(row: str, samples: int) -> list[Question]:
 
 def split_digest(questions: Sequence[Question]) -> str:
     """``sha256:`` of the questions with their answers, one JSON array a line, in the order asked."""
-    lines = (json.dumps([question.prompt, question.answer]) + "\n" for question in questions)
-    return f"sha256:{sha256(''.join(lines).encode()).hexdigest()}"
+    return questions_digest((question.prompt, question.answer) for question in questions)
 
 
 def render_question(tokenizer: Any, question: str) -> str:

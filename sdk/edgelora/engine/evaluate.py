@@ -13,6 +13,7 @@ from torch import nn
 from edgelora.capabilities import TaskAware
 from edgelora.engine.data import Dataset, Row, collate
 from edgelora.errors import PluginBug
+from edgelora.layers.generate import pad_id
 from edgelora.plan import Plan
 from edgelora.protocols import Batch, Evaluation, Example, Measurement
 
@@ -96,11 +97,6 @@ def as_found(model: nn.Module) -> Iterator[None]:
         random.setstate(python_state)
         for module in training:
             module.training = True
-
-
-def pad_id(tokenizer: Any) -> int:
-    """The padding id, the end of sequence where there is none, or 0; masks never depend on it."""
-    return next(token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None)
 
 
 def _examples(dataset: Dataset) -> list[Example]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,13 @@ import torch
 
 @torch.no_grad()
 def greedy(
-    model: Any, tokenizer: Any, prompts: Sequence[str], *, max_new_tokens: int, batch_size: int = 64
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 64,
+    before_batch: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Continue each prompt with the likeliest token until the end of sequence.
 
@@ -23,6 +29,8 @@ def greedy(
         prompts: Any number; they are grouped by length.
         max_new_tokens: Per prompt.
         batch_size: Prompts generated at the same time.
+        before_batch: Called with the number of prompts of each batch before it is generated; routes layers
+            that compute differently for different tasks, see `edgelora.protocols.Evaluation.route`.
 
     Returns:
         The continuations in the order of the prompts, without special tokens.
@@ -35,6 +43,8 @@ def greedy(
     try:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
+            if before_batch:
+                before_batch(len(chosen))
             texts = _continue(model, tokenizer, [encoded[index] for index in chosen], max_new_tokens)
             for index, text in zip(chosen, texts, strict=True):
                 answers[index] = text
@@ -44,9 +54,14 @@ def greedy(
     return answers
 
 
+def pad_id(tokenizer: Any) -> int:
+    """The padding id, the end of sequence where there is none, or 0; masks never depend on it."""
+    return next(token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None)
+
+
 def _continue(model: Any, tokenizer: Any, rows: list[list[int]], max_new_tokens: int) -> list[str]:
     longest = max(1, *(len(row) for row in rows))
-    pad = _pad_id(tokenizer)
+    pad = pad_id(tokenizer)
     device = model.get_input_embeddings().weight.device
     ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=device)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
@@ -62,8 +77,3 @@ def _continue(model: Any, tokenizer: Any, rows: list[list[int]], max_new_tokens:
         eos_token_id=tokenizer.eos_token_id,
     )
     return list(tokenizer.batch_decode(produced[:, longest:], skip_special_tokens=True))
-
-
-def _pad_id(tokenizer: Any) -> int:
-    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(token for token in ids if token is not None)

@@ -63,7 +63,7 @@ def _token_losses(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets
 
 def _hidden_and_logits(model: Any, batch: Batch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
-    logits_of = _way_to_logits(model)
+    logits_of = _way_to_logits(model, batch.input_ids[:, :4])
     if logits_of is None:
         return model(**inputs).logits, nn.Identity()
     output = model.base_model(**inputs)
@@ -102,14 +102,15 @@ def _returning(backbone: nn.Module, output: Any) -> Iterator[None]:
 _ways: WeakKeyDictionary[nn.Module, LogitsOf | None] = WeakKeyDictionary()
 
 
-def _way_to_logits(model: Any) -> LogitsOf | None:
+def _way_to_logits(model: Any, ids: Tensor) -> LogitsOf | None:
     """How to have the logits of some hidden states; None where there is no way but all logits at once.
 
-    Found by trying, so that it holds for architectures nobody listed.
+    Found by trying on ``ids``, so that it holds for architectures nobody listed. Those are as many rows as
+    the batch has, because adapted layers are routed to them already.
     """
     if model not in _ways:
         ways = (_logits_of_the_model, _logits_of_the_head)
-        _ways[model] = next((way for way in ways if _gives_the_logits(way, model)), None)
+        _ways[model] = next((way for way in ways if _gives_the_logits(way, model, ids)), None)
         if _ways[model] is None:
             warnings.warn(
                 f"the logits of {type(model).__name__} do not follow from one hidden state each: its loss "
@@ -120,16 +121,15 @@ def _way_to_logits(model: Any) -> LogitsOf | None:
 
 
 @torch.no_grad()
-def _gives_the_logits(way: LogitsOf, model: Any) -> bool:
+def _gives_the_logits(way: LogitsOf, model: Any, ids: Tensor) -> bool:
     if model.base_model is model or model.get_output_embeddings() is None:
         return False
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        ids = torch.arange(4, device=model.get_input_embeddings().weight.device)[None]
         output = model.base_model(input_ids=ids, use_cache=False)
-        logits = model(input_ids=ids, use_cache=False).logits[0]
-        hidden = output.last_hidden_state[0]
+        hidden = output.last_hidden_state.flatten(0, 1)
+        logits = model(input_ids=ids, use_cache=False).logits.flatten(0, 1)
         # With a tolerance, a head that is followed by a weak capping would pass for the end of the model.
         if not torch.equal(way(model, type(output), hidden), logits):
             return False

@@ -1,6 +1,8 @@
 """The litmus suite measures what it says, the same way each time, and leaves no trace."""
 
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -90,6 +92,18 @@ def test_measuring_leaves_mode_and_random_state_as_found(run) -> None:
 def test_only_the_chosen_rows_are_asked(run) -> None:
     measured = Litmus(LitmusOptions(samples=2, rows=["sequences"]))(run)
     assert {name.split(".")[1] for name in measured} == {"sequences"}
+
+
+def test_layers_are_routed_to_the_first_task(run) -> None:
+    class Routed(torch.nn.Module):
+        routes: ClassVar[list] = []
+
+        def route(self, task_ids):
+            self.routes.append(task_ids.tolist())
+
+    routed = replace(run, layers={"one": Routed()}, tasks=("decimals", "versions"))
+    Litmus(LitmusOptions(samples=5, rows=["versions"], batch_size=3))(routed)
+    assert Routed.routes == [[0, 0, 0], [0, 0]]
 
 
 def test_a_tokenizer_without_template_gets_the_bare_question() -> None:

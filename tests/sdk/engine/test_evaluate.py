@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from tiny_models import write_rows
 from transformers import AutoModelForCausalLM
 
 from edgelora.engine.base import load_base, load_tokenizer
@@ -19,16 +20,90 @@ from edgelora.protocols import Measurement
 def measure(plan, tiny_base):
     """Evaluates a fresh base with some evaluators; answers measurements, model and dataset."""
 
-    def run(evaluators, adapted=False):
-        the_plan = plan(evaluators=evaluators)
+    def run(evaluators, adapted=False, wrap=lambda model: {}, **changes):
+        the_plan = plan(evaluators=evaluators, **changes)
         model, tokenizer = load_base(the_plan), load_tokenizer(tiny_base)
         dataset = load_dataset(the_plan.recipe.data, tokenizer, max_length=256)
-        layers = inject(model, the_plan) if adapted else {}
+        layers = inject(model, the_plan) if adapted else wrap(model)
         model.train()
         measurements = evaluate(model, layers, the_plan, tokenizer=tokenizer, dataset=dataset)
         return measurements, model, dataset
 
     return run
+
+
+class Routed(torch.nn.Module):
+    """Notes the tasks of the rows that pass, and fails where their number is not that of the rows."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+        self.task_ids = None
+        self.passes = []
+
+    def route(self, task_ids):
+        self.task_ids = task_ids
+
+    def forward(self, x):
+        assert len(self.task_ids) == len(x)
+        self.passes.append((x.shape[1], set(self.task_ids.tolist())))
+        return self.base(x)
+
+
+@pytest.fixture
+def two_tasks(rows, tmp_path):
+    """One recipe source for each of two tasks, with unequal numbers of rows."""
+    other = write_rows(tmp_path / "other.jsonl", 30, seed=1)
+    return [
+        {"path": str(rows), "task": "versions", "held_out": 0.1},
+        {"path": str(other), "task": "decimals", "held_out": 0.3},
+    ]
+
+
+def test_generating_evaluators_route_the_layers_to_the_task_they_measure(measure, two_tasks):
+    def wrap(model):
+        block = model.model.layers[0].self_attn
+        block.q_proj = Routed(block.q_proj)
+        return {"q_proj": block.q_proj}
+
+    _, model, _ = measure(["loss", "exact-match"], wrap=wrap, data=two_tasks)
+    passes = model.model.layers[0].self_attn.q_proj.passes
+    generated = [tasks for length, tasks in passes if length == 1]
+    versions = generated.count({0})
+    assert 0 < versions < len(generated)
+    assert generated == [{0}] * versions + [{1}] * (len(generated) - versions)
+
+
+def test_a_digest_is_of_the_examples_measured(measure, two_tasks):
+    samples = {"name": "exact-match", "samples": 5}
+    some, _, dataset = measure(["loss", samples], data=two_tasks)
+    alone = measure(["loss", samples], data=two_tasks[:1])[0]
+    more = measure([samples | {"samples": 6}], data=two_tasks)[0]
+    for metric in ("loss", "exact_match"):
+        assert some[f"versions.{metric}"].split_digest == alone[f"versions.{metric}"].split_digest
+        assert some[f"versions.{metric}"].split_digest != some[f"decimals.{metric}"].split_digest
+    assert some["versions.exact_match"].split_digest != more["versions.exact_match"].split_digest
+    assert dataset.held_out_digest not in {measurement.split_digest for measurement in some.values()}
+
+
+@pytest.mark.parametrize(
+    ("options", "length"), [({}, 41), ({"longest_answer": 7}, 7), ({"max_new_tokens": 3}, 3)]
+)
+def test_answers_are_as_long_as_the_longest_expected_one(measure, monkeypatch, tmp_path, options, length):
+    path = tmp_path / "long.jsonl"
+    path.write_text("".join(f'{{"prompt": "{n}?", "completion": "{"y" * n}"}}\n' for n in range(31, 41)))
+    asked = []
+
+    def answers(model, tokenizer, prompts, *, max_new_tokens, **rest):
+        asked.append(max_new_tokens)
+        return [""] * len(prompts)
+
+    monkeypatch.setattr("edgelora_plugins.baseline.metrics.greedy", answers)
+    source = {"path": str(path), "held_out": 0.9}
+    _, _, dataset = measure([{"name": "exact-match", **options}], data=[source])
+    longest = max(len(row.response) for row in dataset.held_out)
+    assert asked == [longest + 1 if not options else length]
+    assert longest > 32
 
 
 def test_loss_is_the_mean_over_all_held_out_labelled_tokens(measure, tiny_base):
@@ -44,7 +119,6 @@ def test_loss_is_the_mean_over_all_held_out_labelled_tokens(measure, tiny_base):
     assert found.value == pytest.approx(total / count, rel=1e-5)
     assert found.n == count
     assert found.low < found.value < found.high
-    assert found.split_digest == dataset.held_out_digest
     assert measurements["main.perplexity"].value == pytest.approx(2.718281828**found.value, rel=1e-6)
 
 

@@ -23,6 +23,18 @@ def test_batched_answers_equal_single_ones(model_and_tokenizer):
     assert together == alone
 
 
+def test_each_batch_is_announced_with_its_number_of_prompts(model_and_tokenizer):
+    announced = []
+    greedy(
+        *model_and_tokenizer,
+        ["a", "b", "c"],
+        max_new_tokens=2,
+        batch_size=2,
+        before_batch=announced.append,
+    )
+    assert announced == [2, 1]
+
+
 def test_no_prompt_gives_no_answer(model_and_tokenizer):
     assert greedy(*model_and_tokenizer, [], max_new_tokens=8) == []
 

@@ -123,7 +123,7 @@ def test_no_tensor_of_all_tokens_times_the_vocabulary_exists(make):
     def see(module, inputs, output):
         seen.append((output if torch.is_tensor(output) else output.logits).shape[:-1].numel())
 
-    row_losses(model, rows, 3)  # tries once, on four tokens, how logits are had
+    row_losses(model, rows, 3)  # tries once, on a few tokens, how logits are had
     model.lm_head.register_forward_hook(see)
     model.register_forward_hook(see)
     row_losses(model, rows, 3)[0].sum().backward()
