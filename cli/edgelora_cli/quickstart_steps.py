@@ -198,10 +198,12 @@ class Quickstart:
         return _dialogue(self.answers[who])
 
     def _next_version(self) -> str:
-        from edgelora.store import open_store, parse_version
+        from edgelora.store import open_store, parse_version, sort_versions
 
-        newest = open_store(self.mirror.as_uri()).versions(*self.reference.split("/"))[-1]
-        return str(parse_version(newest).after)
+        store, adapter = open_store(self.mirror.as_uri()), self.reference.split("/")
+        # The number of a removed version is taken too.
+        removed = [str(snapshot.reference.version) for snapshot in store.removed(*adapter)]
+        return str(parse_version(sort_versions([*store.versions(*adapter), *removed])[-1]).after)
 
     def _manifest(self, folder: Path) -> Manifest:
         return read_manifest(folder / MANIFEST_NAME)

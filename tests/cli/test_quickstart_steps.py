@@ -9,6 +9,7 @@ from edgelora.engine.job import recipe_digest
 from edgelora.manifest import MANIFEST_NAME, Training, manifest_bytes, read_manifest
 from edgelora.manifest.base_identity import identify_base
 from edgelora.micro import path as micro_path
+from edgelora.transfer import remove
 from edgelora_cli.quickstart_steps import Quickstart
 
 
@@ -23,6 +24,15 @@ def test_another_adapter_is_pushed_under_the_version_after_the_newest(job):
     write_adapter(job.adapter, version="1.0.0-rc.1", seed=2)
     job.reference = "quickstart/decimals-lora"
     assert job.push().startswith("quickstart/decimals-lora@1.0.0 published")
+
+
+def test_the_version_of_an_adapter_that_was_removed_is_not_taken_again(job):
+    write_adapter(job.adapter, version="1.0.0", seed=1)
+    job.push()
+    remove(job.reference, job.mirror.as_uri())
+    write_adapter(job.adapter, version="1.0.0", seed=2)
+    job.reference = "quickstart/decimals-lora"
+    assert job.push().startswith("quickstart/decimals-lora@1.0.1 published")
 
 
 def test_an_adapter_is_reused_only_when_its_run_was_finished_on_these_rows(job):
