@@ -93,8 +93,10 @@ class Gradients:
                 accelerator.backward(loss * accelerator.num_processes)
             total += loss.detach()
         for parameter in self.combiner.parameters():
-            if accelerator.num_processes > 1 and parameter.grad is not None:
-                parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
+            if parameter.requires_grad:
+                # Zero where this process had none of a task: every process must take part in the exchange.
+                mine = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = accelerator.reduce(mine, reduction="mean")
         return float(accelerator.reduce(total, reduction="sum"))
 
     def _loss(self, batch: Batch, tokens: Sequence[int], step: int) -> Tensor:

@@ -90,6 +90,29 @@ def test_a_task_that_a_micro_batch_lacks_is_left_out_and_the_step_stays_the_same
     assert torch.allclose(whole.weights.grad, split.weights.grad, rtol=1e-6)
 
 
+class OneWeightPerTask(WeightedSum):
+    """Its weight of an absent task is no part of the graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = [torch.nn.Parameter(torch.tensor(weight)) for weight in (0.5, 2.0)]
+
+    def parameters(self):
+        return self.weights
+
+
+def test_a_weight_of_an_absent_task_is_still_exchanged_between_processes(plan, monkeypatch):
+    exchanged = []
+    monkeypatch.setattr(
+        Accelerator, "reduce", lambda self, tensor, reduction: exchanged.append(reduction) or tensor
+    )
+    combiner = OneWeightPerTask()
+    gradient(plan, [[row(5)]], "ab", combiner)
+    assert exchanged == ["mean", "mean", "sum"]
+    assert combiner.weights[0].grad > 0
+    assert combiner.weights[1].grad == 0
+
+
 def test_the_combiners_parameters_go_to_the_models_device():
     # PyTorch moves a parameter in place between real devices only, and a test has but one of them.
     learned = SimpleNamespace(data=SimpleNamespace(to=lambda device: f"on {device}"))
