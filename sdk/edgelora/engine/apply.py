@@ -8,32 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from packaging.specifiers import SpecifierSet
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from edgelora import __version__
 from edgelora.engine.base import load_base, load_tokenizer, locate_base
 from edgelora.engine.inject import adapter_tensors, inject, is_named, plain_linears, replace_module
 from edgelora.engine.known_bases import recall_base
+from edgelora.engine.manifest_plan import plan_of
 from edgelora.engine.pack import NATIVE_NAME
 from edgelora.engine.peft_format import WEIGHTS_NAME, from_peft
 from edgelora.errors import (
     BaseNotFound,
     EdgeloraError,
-    FeatureRequired,
     NoEffect,
     OfflineNotCached,
-    PartNotFound,
-    PluginMissing,
     TensorsMismatch,
     WrongBase,
 )
 from edgelora.layers import FrozenLinear
-from edgelora.manifest import Base, Component, Manifest
+from edgelora.manifest import Base, Manifest
 from edgelora.manifest.base_identity import identify_base
-from edgelora.plan import Plan, make_plan
-from edgelora.recipe import make_recipe
+from edgelora.plan import Plan
 from edgelora.registry import Registry
 from edgelora.transfer import resolve_adapter
 from edgelora.verify import check, read_verified
@@ -132,49 +127,6 @@ def _find_base(wanted: Base, given: str | None, revision: str | None) -> Path:
         ) from error
 
 
-def plan_of(manifest: Manifest, registry: Registry, *, base: str, dtype: str) -> Plan:
-    """The plan with which the adapter of ``manifest`` is rebuilt.
-
-    Raises:
-        PluginMissing: Names the distribution and version to install.
-        FeatureRequired: The manifest composes several components.
-    """
-    if len(manifest.components) != 1:
-        raise FeatureRequired(
-            f"the manifest has {len(manifest.components)} components, and this edgelora applies one",
-            fix="upgrade edgelora",
-        )
-    component = manifest.components[0]
-    _check_runtime(manifest)
-    derivative = _derivative(component, registry)
-    for kind in ("quantizer", "adapter"):
-        if kind in component.parts:
-            _check_installed(component, kind, registry)
-    chosen = {
-        kind: {**part.options, "name": f"{part.plugin}:{part.name}"}
-        for kind, part in component.parts.items()
-        if kind in ("quantizer", "adapter")
-    }
-    if "targetModules" not in component.config:
-        raise TensorsMismatch(
-            f"the manifest of {manifest.identity.name} does not say which linears it adapts",
-            fix="ask its publisher to pack it again",
-        )
-    chosen["adapter"]["target_modules"] = list(component.config["targetModules"])
-    chosen["adapter"].pop("exclude_modules", None)
-    recipe = make_recipe(
-        {
-            "derivative": derivative,
-            **chosen,
-            "base": base,
-            "skip_modules": list(component.config.get("skipModules", [])),
-            "train": {"dtype": dtype},
-        },
-        where="the manifest",
-    )
-    return make_plan(recipe, registry)
-
-
 def check_base(wanted: Base, found: Base, place: str) -> None:
     """Refuse a base whose weights or tokenizer differ; names and file layouts do not matter.
 
@@ -193,41 +145,6 @@ def check_base(wanted: Base, found: Base, place: str) -> None:
                 f"the {what} in {place} has {actual}",
                 fix=f"pass the folder of {wanted.repo} as the base: --base FOLDER",
             )
-
-
-def _check_runtime(manifest: Manifest) -> None:
-    wanted = manifest.runtime.edgelora if manifest.runtime else None
-    if wanted and not SpecifierSet(wanted).contains(__version__, prereleases=True):
-        raise FeatureRequired(
-            f"adapter {manifest.identity.name} needs edgelora {wanted}, and this is {__version__}",
-            fix=f"pip install 'edgelora{wanted}'",
-        )
-
-
-def _derivative(component: Component, registry: Registry) -> str:
-    wanted = component.derivative
-    name = f"{wanted.plugin.name}:{wanted.name}" if wanted.plugin else wanted.name
-    try:
-        registry.derivative(name)
-    except PartNotFound as error:
-        distribution = wanted.plugin.distribution if wanted.plugin else "the plugin that offers it"
-        raise PluginMissing(
-            f"the adapter was made with derivative {name!r}, which is not usable here: {error.problem}",
-            fix=f"pip install {distribution}",
-        ) from error
-    return name
-
-
-def _check_installed(component: Component, kind: Any, registry: Registry) -> None:
-    part = component.parts[kind]
-    try:
-        registry.part(kind, f"{part.plugin}:{part.name}")
-    except PartNotFound as error:
-        raise PluginMissing(
-            f"the adapter needs {kind} {part.name!r} of plugin {part.plugin!r}, which is not usable here: "
-            f"{error.problem}",
-            fix=f"pip install '{part.distribution}>={part.version}'",
-        ) from error
 
 
 def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> dict[str, nn.Module]:

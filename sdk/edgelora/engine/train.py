@@ -14,7 +14,6 @@ from torch import nn
 
 from edgelora.engine.conditions import seed_everything
 from edgelora.engine.data import Dataset, Row, StepOrder
-from edgelora.engine.evaluate import pad_id
 from edgelora.engine.gradients import Gradients, RowLosses
 from edgelora.engine.interrupts import StopRequest, stop_request
 from edgelora.engine.memory import peaks
@@ -23,6 +22,7 @@ from edgelora.engine.report import Reporter
 from edgelora.engine.run_folder import RunFolder
 from edgelora.engine.state import TrainingState
 from edgelora.errors import DataError, Interrupted, NonFiniteLoss
+from edgelora.layers.generate import pad_id
 from edgelora.layers.loss import IGNORED
 from edgelora.plan import Plan
 from edgelora.protocols import Measurement

@@ -9,9 +9,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import save_llama, save_tokenizer
 from transformers import AutoModelForCausalLM
 
-from edgelora.engine.apply import apply, load_adapted, plan_of, probe_logits
+from edgelora.engine.apply import apply, load_adapted, probe_logits
 from edgelora.engine.base import load_base
 from edgelora.engine.known_bases import remember_base
+from edgelora.engine.manifest_plan import plan_of
 from edgelora.engine.merge import merge
 from edgelora.errors import (
     BaseNotFound,
