@@ -196,26 +196,25 @@ class Job:
     ) -> Manifest:
         """Write the adapter directory; of several processes, the main one does."""
         if self.accelerator.is_main_process:
-            self._pack(model, layers, dataset, base_measurements, measurements)
+            remember_base(self.identity, self.place)
+            record = self._record(dataset, base_measurements, measurements)
+            pack.pack(model, layers, self.plan, record, self.folder.adapter)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return read_manifest(self.folder.adapter / MANIFEST_NAME)
 
-    def _pack(
+    def _record(
         self,
-        model: Any,
-        layers: Mapping[str, nn.Module],
         dataset: Dataset,
         base_measurements: Mapping[str, Measurement],
         measurements: Mapping[str, Measurement],
-    ) -> None:
-        remember_base(self.identity, self.place)
-        record = pack.RunRecord(
+    ) -> pack.RunRecord:
+        return pack.RunRecord(
             base=self.identity,
-            threads=self.conditions["threads"],
             dataset=dataset,
             steps=self.steps,
             tokens=self.tokens,
+            threads=self.conditions["threads"],
             started_at=self.started_at,
             versions=_versions(),
             peak_bytes=self.peak_bytes,
@@ -224,7 +223,6 @@ class Job:
             measurements=measurements,
             rank_pattern=self.rank_pattern,
         )
-        pack.pack(model, layers, self.plan, record, self.folder.adapter)
 
     def _document(self) -> dict[str, Any]:
         return self.plan.as_document()
