@@ -56,7 +56,7 @@ class DataSource(_Section):
     task: TaskName = "main"
     format: Format = "auto"
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Fraction of distinct rows kept out of training, chosen by a hash of their content."""
+    """About this fraction of distinct rows is kept out of training, chosen by a hash of their content."""
 
 
 class TrainSettings(_Section):
@@ -146,7 +146,7 @@ def read_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
     except (UnicodeDecodeError, OSError) as error:
         raise RecipeError(f"{path} cannot be read as text: {error}", fix="pass a YAML file") from error
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, _UniqueKeys)
     # ValueError: PyYAML reads 2024-13-45 as a date and fails.
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RecipeError(f"{path} is not valid YAML: {error}", fix="correct that line") from error
@@ -184,7 +184,22 @@ def make_recipe(
         source.model_copy(update={"path": (folder / source.path.expanduser()).absolute()})
         for source in recipe.data
     )
-    return recipe.model_copy(update={"data": sources})
+    return recipe.model_copy(update={"data": sources, "out": recipe.out.expanduser()})
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice, where YAML would take the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is given twice", key.start_mark
+                )
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _explain(error: ValidationError, where: str) -> tuple[str, str]:

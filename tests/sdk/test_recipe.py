@@ -198,3 +198,15 @@ def test_any_change_is_applied_or_refused_by_name(key: str, value: str) -> None:
 def test_a_recipe_cannot_be_changed_after_validation() -> None:
     with pytest.raises(ValueError, match="frozen"):
         make_recipe({"base": "micro"}).base = "other"  # type: ignore[misc]
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("base: micro\nderivative: lora\nderivative: qlora\n")
+    with pytest.raises(RecipeError, match="the key 'derivative' is given twice"):
+        read_recipe(path)
+
+
+def test_a_tilde_in_out_is_the_home_directory(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert make_recipe({"base": "micro", "out": "~/runs/first"}).out == Path("/home/ada/runs/first")

@@ -95,7 +95,7 @@ def load_base(plan: Plan, device: torch.device | None = None) -> Any:
     config = _config(folder)
     quantization = _LoadConfig(plan.build("quantizer"), plan.recipe.skip_modules)
     try:
-        with _no_progress_bar():
+        with no_progress_bar():
             model = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
@@ -139,7 +139,8 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
+    """Without transformers' own bars: progress is told by the run's reporter."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

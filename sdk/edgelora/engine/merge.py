@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from edgelora.engine.apply import Adapted, probe_logits
+from edgelora.engine.base import no_progress_bar
 from edgelora.engine.inject import replace_module
 from edgelora.engine.pack import flush_files
 from edgelora.errors import TargetExists
@@ -48,7 +49,8 @@ def merge(adapted: Adapted, folder: Path, dtype: torch.dtype = torch.float32) ->
     with disk_full_is_an_error(folder):
         make_dirs(staging)
         try:
-            adapted.model.save_pretrained(staging)
+            with no_progress_bar():
+                adapted.model.save_pretrained(staging)
             adapted.tokenizer.save_pretrained(staging)
             flush_files(staging)
             publish_directory(staging, folder)
