@@ -179,6 +179,20 @@ def test_a_folder_that_was_not_pulled_or_was_repacked_since_is_never_replaced(
         pull("alice/decimals", into=tmp_path / "got")
 
 
+def test_files_a_user_added_to_a_pulled_folder_are_never_deleted(tmp_path: Path, adapter: Path) -> None:
+    push(adapter, "alice/decimals")
+    push(write_adapter(tmp_path / "next", seed=1), "alice/decimals@1.1.0")
+    for into in (tmp_path / "got", None):
+        folder = pull("alice/decimals@1.0.0", into=into).folder
+        (folder / "sub").mkdir()
+        (folder / "sub/note.txt").write_text("mine")
+        for version in ("1.0.0", "1.1.0") if into else ("1.0.0",):
+            with pytest.raises(TargetExists, match=r"holds sub/note\.txt, which was not pulled") as caught:
+                pull(f"alice/decimals@{version}", into=into)
+            assert "--into" in caught.value.fix
+        assert (folder / "sub/note.txt").read_text() == "mine"
+
+
 def test_a_pulled_folder_is_replaced_by_another_version(tmp_path: Path, adapter: Path) -> None:
     push(adapter, "alice/decimals")
     push(write_adapter(tmp_path / "next", seed=1), "alice/decimals@1.1.0")

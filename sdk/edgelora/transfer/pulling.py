@@ -19,8 +19,9 @@ from edgelora.errors import (
     UnsafeFile,
 )
 from edgelora.files import atomic_write, disk_full_is_an_error, publish_directory
-from edgelora.manifest import MANIFEST_NAME, Manifest, is_unlisted, parse_manifest
+from edgelora.manifest import MANIFEST_NAME, Manifest, is_unlisted, parse_manifest, read_manifest
 from edgelora.manifest.pickles import reason_to_refuse
+from edgelora.manifest.tree import walk
 from edgelora.store import Reference, Snapshot, Store, is_version, open_store, parse_reference
 from edgelora.transfer.pushing import store_named
 from edgelora.transfer.shelf import (
@@ -198,6 +199,20 @@ def _refuse_foreign(target: Path) -> None:
             f"{target} holds something that was not pulled, or was changed since",
             fix="name another folder with --into, or remove this one first",
         )
+    if added := _added_files(target):
+        raise TargetExists(
+            f"{target} holds {added[0]}, which was not pulled: replacing the adapter would delete it",
+            fix="move what you added out of the folder, or name another one with --into",
+        )
+
+
+def _added_files(target: Path) -> list[str]:
+    """Files in a pulled adapter that its manifest does not list; none where it has no readable manifest."""
+    try:
+        listed = {entry.path for entry in read_manifest(target / MANIFEST_NAME).files}
+    except EdgeloraError:
+        return []
+    return [path for path, _ in walk(target) if path not in listed and not is_unlisted(path)]
 
 
 def _refuse_too_big(staging: Staging, target: Path) -> None:
