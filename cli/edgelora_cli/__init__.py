@@ -6,6 +6,7 @@ document with ``--json``; progress, notes and errors go to stderr.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import NoReturn
 
 import click
 
-from edgelora.errors import EdgeloraError
+from edgelora.errors import DiskFull, EdgeloraError, UnusableFile
 from edgelora_cli.console import Settings, print_error, silence_stdout
 from edgelora_cli.root import root
 
@@ -34,8 +35,7 @@ def run_command(arguments: Sequence[str]) -> int:
     settings = Settings(json="--json" in arguments, verbose="--verbose" in arguments or "-v" in arguments)
     try:
         with root.make_context("edgelora", list(arguments), obj=settings) as context:
-            root.invoke(context)
-        sys.stdout.flush()
+            _invoke(context)
         return 0
     except click.exceptions.Exit as exit_request:
         return exit_request.exit_code
@@ -54,6 +54,32 @@ def run_command(arguments: Sequence[str]) -> int:
     # Whatever is left is a bug, and scripts get an exit code and a JSON document for it like for the rest.
     except Exception as error:
         return _unexpected(error, settings)
+
+
+def _invoke(context: click.Context) -> None:
+    """Run the command; what the operating system refuses is told by name, not as a bug of edgelora.
+
+    Raises:
+        DiskFull: No space is left where stdout goes.
+        UnusableFile: A place cannot be read or written.
+    """
+    try:
+        root.invoke(context)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.filename is not None:
+            raise UnusableFile(
+                f"{error.filename} cannot be used: {error.strerror}",
+                fix="name another place, or change its permissions",
+            ) from error
+        if error.errno != errno.ENOSPC:
+            raise
+        silence_stdout()
+        raise DiskFull(
+            "no space left where the output goes", fix="free space there, or write elsewhere"
+        ) from error
 
 
 def _usage(error: click.ClickException, settings: Settings) -> int:

@@ -126,6 +126,13 @@ class PathError(EdgeloraError):
     exit_code = 3
 
 
+class UnusableFile(EdgeloraError):
+    """The operating system refuses to read or write a file or directory."""
+
+    id = "file-unusable"
+    exit_code = 3
+
+
 class UnsafeFile(EdgeloraError):
     """A file could run code when it is loaded, or is a link or a device."""
 

@@ -7,7 +7,7 @@ import click
 import pytest
 
 import edgelora_cli
-from edgelora.errors import EdgeloraError, every_error
+from edgelora.errors import EdgeloraError, UnusableFile, every_error
 from edgelora_cli.root import COMMANDS, root
 
 COMMAND = [sys.executable, "-m", "edgelora_cli"]
@@ -195,3 +195,25 @@ def test_completion_completes_commands():
 
 def test_the_package_is_the_script():
     assert edgelora_cli.main.__module__ == "edgelora_cli"
+
+
+def test_a_full_stdout_is_a_full_disk_and_never_a_traceback():
+    for extra in ([], ["--json"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "edgelora_cli", "stores", "list", *extra],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        assert done.returncode == 8
+        assert "error[disk-full]" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_place_that_cannot_be_written_is_named(edgelora, tmp_path):
+    (tmp_path / "file").write_text("x")
+    ran = edgelora("recipe", "new", str(tmp_path / "file" / "recipe.yaml"))
+    assert ran.exit_code == UnusableFile.exit_code == 3
+    assert "error[file-unusable]" in ran.err
+    assert "cannot be used" in ran.err
