@@ -11,11 +11,12 @@ from edgelora.parts import Derivative, Part
 from edgelora.version import __version__
 
 if TYPE_CHECKING:
-    from edgelora.options import Options
+    from edgelora.options import AdapterOptions, Options
     from edgelora.registry import Registry
 
 __all__ = [
     "API_VERSION",
+    "AdapterOptions",
     "Derivative",
     "EdgeloraError",
     "Options",
@@ -29,10 +30,10 @@ __all__ = [
 def __getattr__(name: str) -> object:
     # Looked up when asked for, because every command and every plugin imports this package: Options brings
     # pydantic, which takes as long as all else `edgelora plugins list` does; Registry brings its own modules.
-    if name == "Options":
-        from edgelora.options import Options
+    if name in ("AdapterOptions", "Options"):
+        from edgelora import options
 
-        return Options
+        return getattr(options, name)
     if name == "Registry":
         from edgelora.registry import Registry
 

@@ -80,7 +80,11 @@ class TaskAware(Protocol):
     """Computes differently for rows of different tasks."""
 
     def route(self, task_ids: Tensor) -> None:
-        """Set before a forward and kept until its backward: int64 (batch,) or (batch, tokens)."""
+        """Set before a forward and kept until its backward: int64 (batch,), or () for every row alike.
+
+        Before the first call every row is of task 0. Under a route of shape () a layer computes one function
+        of each row: then `LowRank.factors` and `Mergeable.merged` are those of that task.
+        """
         ...
 
 
@@ -139,10 +143,22 @@ class ParameterGroups(Protocol):
 
 @runtime_checkable
 class Exportable(Protocol):
-    """Has tensors to publish that are not those of its ``state_dict``."""
+    """Is not one low-rank product, and yet PEFT's LoRA layer computes it under some setting.
 
-    def export(self) -> dict[str, Tensor]:
-        """Tensors by name, relative to the site."""
+    Its ``state_dict`` holds what PEFT's holds, by PEFT's names less ``.weight``; its scaling is alpha / rank.
+    """
+
+    def peft_settings(self) -> dict[str, Any]:
+        """Fields of PEFT's ``LoraConfig`` besides rank, alpha and targets: ``{"use_dora": True}``."""
+        ...
+
+
+@runtime_checkable
+class StockQuantization(Protocol):
+    """A quantizer whose bases transformers makes by itself; adapters over others are not for stock PEFT."""
+
+    def quantization_config(self) -> dict[str, Any] | None:
+        """Fields of transformers' ``BitsAndBytesConfig``; None for a base that is not quantized."""
         ...
 
 
@@ -150,7 +166,7 @@ ABILITIES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         Additive, LowRank, Mergeable, HasAuxLosses, Prunable, Nested, TaskAware, CrossSite,
-        AdaptsModel, WantsSource, Calibrated, ParameterGroups, Exportable,
+        AdaptsModel, WantsSource, Calibrated, ParameterGroups, Exportable, StockQuantization,
     )
 }  # fmt: skip
 """Capability protocols by name, as `edgelora.parts.Part.abilities` spells them."""

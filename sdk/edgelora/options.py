@@ -1,11 +1,35 @@
-"""The base class of every part's options. Importing it imports pydantic, so descriptors name it by string."""
+"""The base classes of every part's options.
+
+Importing them imports pydantic, so descriptors name options by string.
+"""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Options(BaseModel):
     """Base class of every part's options: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class AdapterOptions(Options):
+    """What every low-rank adapter has: which linears, and the rank, scale and dropout of each."""
+
+    rank: int = Field(16, ge=1, description="Rank of the low-rank product.")
+    alpha: float = Field(16.0, gt=0, description="The product is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of the low-rank branch.")
+    target_modules: Literal["all-linear"] | list[str] = Field(
+        "all-linear",
+        description='Linears to adapt, by full name or suffix; "all-linear" takes all but the output head.',
+    )
+    exclude_modules: list[str] = Field([], description="Linears to leave out, by full name or suffix.")
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {}, description="Other ranks for some linears, by name or suffix."
+    )
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="Other alphas for some, by name or suffix."
+    )

@@ -37,6 +37,7 @@ class Part:
         abilities: Names of the capability protocols its objects will have (``"LowRank"``), so that a plan can
             refuse a combination before torch is imported. The conformance kit compares them with the objects.
         refuses: Parts it cannot work with, as ``"kind:name" -> reason``.
+        needs: Abilities the adapter of the plan must have, as ``"Prunable" -> reason``.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Part:
     paper: str = ""
     abilities: tuple[str, ...] = ()
     refuses: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    needs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ What an adapter can do beyond its protocol is in `edgelora.capabilities`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -123,6 +123,14 @@ class LossCombiner(Protocol):
     not linear in the losses (a maximum, a ratio of tasks) is that of micro-batches, not of the step.
     """
 
+    def attach(self, tasks: Sequence[str]) -> None:
+        """Called once before anything else, with the names of the run's tasks.
+
+        Raises:
+            PlanError: The options name a task the run does not have.
+        """
+        ...
+
     def __call__(self, losses: Mapping[str, Tensor], step: int) -> Tensor:
         """Combine ``"task.<task>"`` and ``"aux.<site>.<name>"`` losses into one scalar.
 
@@ -221,6 +229,7 @@ class Evaluation:
         examples: The same held-out rows as text, where they have a prompt.
         split_digest: ``sha256:`` of the held-out rows of all tasks. An evaluator that measures some of them
             writes the digest of those into its measurements.
+        source: Reads the unquantized weight (out, in) of a linear by its name; None where there are no files.
     """
 
     model: Any
@@ -232,6 +241,7 @@ class Evaluation:
     seed: int
     examples: Sequence[Example] = ()
     split_digest: str = ""
+    source: Callable[[str], Tensor] | None = None
 
     def route(self, task: str, rows: int) -> None:
         """Tell the layers that the next forward is of ``rows`` rows of ``task``.

@@ -20,6 +20,9 @@ class Unquantized:
         """Share the weight, frozen."""
         return FrozenLinear.of(linear)
 
+    def quantization_config(self) -> None:
+        """Not quantized."""
+
     def restore(self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int]) -> FrozenLinear:
         """Take ``weight`` and ``bias`` as they are."""
         return FrozenLinear(tensors["weight"], tensors.get("bias"), shape[1], shape[0])

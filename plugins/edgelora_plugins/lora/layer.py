@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from torch import nn
 
 from edgelora.layers import FrozenLinear, LowRankLinear
+from edgelora.layers.authoring import SiteAdapter
 from edgelora.protocols import Site
 from edgelora_plugins.lora.options import LoraOptions
 
 
-class LoraAdapter:
+class LoraAdapter(SiteAdapter):
     """y = base(x) + s · B A dropout(x).
 
     s = alpha / rank (arXiv:2106.09685), or alpha / √rank under ``rank_stabilized`` (arXiv:2312.03732).
     """
 
-    def __init__(self, options: LoraOptions) -> None:
-        self.options = options
+    options: LoraOptions
 
     def wrap(self, base: FrozenLinear, site: Site) -> nn.Module:
         """Put the low-rank branch beside ``base``."""
         divisor = math.sqrt(site.rank) if self.options.rank_stabilized else site.rank
         return LowRankLinear(base, site, scaling=site.alpha / divisor, dropout=self.options.dropout)
-
-    def link(self, layers: Mapping[str, nn.Module]) -> None:
-        """Sites do not know each other."""

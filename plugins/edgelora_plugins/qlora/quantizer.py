@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,14 @@ class NormalFloat4:
         if linear.bias is not None:
             tensors["bias"] = linear.bias.detach()
         return self._layer(tensors, (linear.out_features, linear.in_features), weight.dtype)
+
+    def quantization_config(self) -> dict[str, Any]:
+        """The same codes by transformers and bitsandbytes, where ``block_size`` is their 64."""
+        return {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": self.kind,
+            "bnb_4bit_use_double_quant": self.options.double_quantization,
+        }
 
     def restore(self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int]) -> FrozenLinear:
         """The layer as it was quantized."""

@@ -234,6 +234,7 @@ class TrainingLoop:
 
     def _make_state(self, plan: Plan) -> TrainingState:
         combiner = plan.build("loss_combiner")
+        combiner.attach(self.dataset.tasks)
         optimizer = make_optimizer(self.layers, combiner, self.settings)
         rank_scheduler = plan.build("rank_scheduler")
         rank_scheduler.attach(self.layers, optimizer, self.total)

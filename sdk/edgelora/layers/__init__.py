@@ -5,6 +5,13 @@ subclass of `LowRankLinear` that overrides one method.
 """
 
 from edgelora.layers.frozen import FrozenLinear, QuantizedLinear
-from edgelora.layers.low_rank import LowRankLinear, factors_are_exact, merge_into
+from edgelora.layers.low_rank import LowRankLinear, LowRankPair, factors_are_exact, merge_into
 
-__all__ = ["FrozenLinear", "LowRankLinear", "QuantizedLinear", "factors_are_exact", "merge_into"]
+__all__ = [
+    "FrozenLinear",
+    "LowRankLinear",
+    "LowRankPair",
+    "QuantizedLinear",
+    "factors_are_exact",
+    "merge_into",
+]

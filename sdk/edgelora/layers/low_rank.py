@@ -18,10 +18,11 @@ from edgelora.layers.frozen import FrozenLinear
 from edgelora.protocols import Factors, Site
 
 
-class LowRankLinear(nn.Module):
-    """y = base(x) + scaling · B A dropout(x). LoRA, arXiv:2106.09685, section 4.1.
+class LowRankPair(nn.Module):
+    """A frozen layer with two trainable factors beside it; subclasses say what is computed with them.
 
-    A starts uniform in ±1/√in, B at zero, so training starts at the base.
+    ``lora_A`` (rank, in) starts uniform in ±1/√in and ``lora_B`` (out, rank) at zero, as in LoRA
+    (arXiv:2106.09685, section 4.1).
 
     Args:
         base: The frozen layer.
@@ -42,6 +43,14 @@ class LowRankLinear(nn.Module):
         self.lora_A = nn.Parameter(torch.empty(site.rank, base.in_features))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, site.rank))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+
+
+class LowRankLinear(LowRankPair):
+    """y = base(x) + scaling · B A dropout(x). LoRA, arXiv:2106.09685, section 4.1.
+
+    Training starts at the base. A method whose change is another low-rank product overrides `factors`; one
+    whose change is not a product of two factors overrides `delta`, and `factors` with it or not at all.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), in the dtype of the input."""

@@ -25,7 +25,7 @@ from edgelora.registry.status import FoundDerivative, FoundPart
 SINGLE_KINDS: tuple[Kind, ...] = ("quantizer", "adapter", "rank_scheduler", "loss_combiner")
 """The kinds a plan has exactly one part of; evaluators may be many."""
 
-UNSERVED = ("AdaptsModel", "WantsSource", "Exportable")
+UNSERVED = ("AdaptsModel",)
 """Capabilities of adapters that nothing in this version acts on: refused rather than ignored."""
 
 Found = TypeVar("Found", FoundPart, FoundDerivative)
@@ -103,6 +103,7 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
     _check_abilities(parts["adapter"])
     evaluators = choose_evaluators(recipe, origin, registry)
     _check_combination((*parts.values(), *evaluators))
+    _check_needs(parts["adapter"], (*parts.values(), *evaluators))
     return Plan(
         recipe=recipe,
         derivative=origin.derivative.name,
@@ -134,6 +135,7 @@ def plan_from_document(document: Mapping[str, Any], registry: Registry) -> Plan:
             fix="write it with Plan.as_document, or make the plan from its recipe again",
         ) from error
     _check_combination((*parts.values(), *evaluators))
+    _check_needs(parts["adapter"], (*parts.values(), *evaluators))
     return Plan(recipe, origin.derivative.name, origin, MappingProxyType(parts), evaluators, tasks)
 
 
@@ -177,6 +179,17 @@ def _check_combination(parts: Iterable[PlannedPart]) -> None:
                     f"{_words(part)} cannot work with {_words(other)}: {part.part.refuses[refused]}",
                     fix=f"choose another {other.kind.replace('_', ' ')}, or another "
                     f"{part.kind.replace('_', ' ')}; see: edgelora plugins list",
+                )
+
+
+def _check_needs(adapter: PlannedPart, parts: Iterable[PlannedPart]) -> None:
+    for part in parts:
+        for ability, reason in part.part.needs.items():
+            if ability not in adapter.part.abilities:
+                raise CombinationError(
+                    f"{_words(part)} cannot work with {_words(adapter)}, which is not {ability}: {reason}",
+                    fix=f"choose an adapter that is {ability}, or another {part.kind.replace('_', ' ')}; "
+                    "see: edgelora plugins list",
                 )
 
 

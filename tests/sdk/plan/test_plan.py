@@ -489,7 +489,7 @@ def test_earlier_adapters_are_refused_until_an_adapter_takes_them():
     assert caught.value.fix == "leave 'past' out"
 
 
-@pytest.mark.parametrize("ability", ["AdaptsModel", "WantsSource", "Exportable"])
+@pytest.mark.parametrize("ability", ["AdaptsModel"])
 def test_an_ability_nothing_acts_on_is_refused_before_a_model_is_loaded(ability):
     class Plugin:
         @hookimpl

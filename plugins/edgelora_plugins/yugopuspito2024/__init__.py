@@ -1,0 +1,1 @@
+"""The algorithms of Yugopuspito et al., ICIC 2024."""
