@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+from types import MappingProxyType
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
 from edgelora import __version__
+from edgelora.engine.peft_format import WEIGHTS_NAME
+from edgelora.engine.published import is_plain_lora, plain_lora_part
 from edgelora.errors import FeatureRequired, PartNotFound, PluginMissing, TensorsMismatch
 from edgelora.manifest import Component, Manifest
+from edgelora.parts import Derivative
 from edgelora.plan import Plan, make_plan
+from edgelora.plan.choice import choose_part
 from edgelora.recipe import make_recipe
 from edgelora.registry import Registry
+from edgelora.registry.status import FoundDerivative
 
 
 def plan_of(manifest: Manifest, registry: Registry, *, base: str, dtype: str) -> Plan:
@@ -28,33 +35,54 @@ def plan_of(manifest: Manifest, registry: Registry, *, base: str, dtype: str) ->
         )
     component = manifest.components[0]
     _check_runtime(manifest)
-    derivative = _derivative(component, registry)
-    for kind in ("quantizer", "adapter"):
-        if kind in component.parts:
-            _check_installed(component, kind, registry)
-    chosen = {
-        kind: {**part.options, "name": f"{part.plugin}:{part.name}"}
-        for kind, part in component.parts.items()
-        if kind in ("quantizer", "adapter")
-    }
     if "targetModules" not in component.config:
         raise TensorsMismatch(
             f"the manifest of {manifest.identity.name} does not say which linears it adapts",
             fix="ask its publisher to pack it again",
         )
+    surroundings = {
+        "base": base,
+        "skip_modules": list(component.config.get("skipModules", [])),
+        "train": {"dtype": dtype},
+    }
+    if is_plain_lora(component, WEIGHTS_NAME):
+        return _plain_plan(component, surroundings, registry)
+    derivative = _derivative(component, registry)
+    _check_installed(component, "adapter", registry)
+    chosen = _chosen(component, registry)
+    adapter = component.parts["adapter"]
+    chosen["adapter"] = {**adapter.options, "name": f"{adapter.plugin}:{adapter.name}"}
     chosen["adapter"]["target_modules"] = list(component.config["targetModules"])
     chosen["adapter"].pop("exclude_modules", None)
-    recipe = make_recipe(
-        {
-            "derivative": derivative,
-            **chosen,
-            "base": base,
-            "skip_modules": list(component.config.get("skipModules", [])),
-            "train": {"dtype": dtype},
-        },
-        where="the manifest",
+    recipe = make_recipe({"derivative": derivative, **chosen, **surroundings}, where="the manifest")
+    tasks = tuple(component.config.get("taskNames", ()))
+    plan = make_plan(recipe, registry)
+    return dataclasses.replace(plan, tasks=tasks or plan.tasks)
+
+
+def _plain_plan(component: Component, surroundings: dict[str, Any], registry: Registry) -> Plan:
+    """Plain LoRA needs no plugin but that of its quantizer."""
+    wanted = component.derivative
+    made_by = wanted.plugin or component.parts["adapter"]
+    origin = FoundDerivative(
+        Derivative(wanted.name), made_by.name, made_by.distribution, component.parts["adapter"].version
     )
-    return make_plan(recipe, registry)
+    document = {"derivative": wanted.name, **_chosen(component, registry), **surroundings}
+    recipe = make_recipe(document, where="the manifest")
+    parts = {
+        "quantizer": choose_part("quantizer", recipe.quantizer, origin, registry),
+        "adapter": plain_lora_part(component.config),
+    }
+    return Plan(recipe, wanted.name, origin, MappingProxyType(parts), (), ("main",))
+
+
+def _chosen(component: Component, registry: Registry) -> dict[str, Any]:
+    """The quantizer as a recipe names it; nothing where the manifest names none."""
+    if "quantizer" not in component.parts:
+        return {}
+    _check_installed(component, "quantizer", registry)
+    part = component.parts["quantizer"]
+    return {"quantizer": {**part.options, "name": f"{part.plugin}:{part.name}"}}
 
 
 def _check_runtime(manifest: Manifest) -> None:

@@ -17,10 +17,12 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from edgelora.capabilities import TaskAware
 from edgelora.card import model_card
 from edgelora.engine.data import Dataset
 from edgelora.engine.inject import adapter_tensors
-from edgelora.engine.peft_format import CONFIG_NAME, WEIGHTS_NAME, has_peft_form, peft_config, to_peft
+from edgelora.engine.peft_format import CONFIG_NAME, WEIGHTS_NAME, peft_config, to_peft
+from edgelora.engine.published import PeftForm, peft_form
 from edgelora.errors import NonFiniteLoss
 from edgelora.files import disk_full_is_an_error, fsync_dir, make_dirs, publish_directory
 from edgelora.manifest import (
@@ -95,14 +97,18 @@ def pack(
 def _write(
     staging: Path, model: nn.Module, layers: Mapping[str, nn.Module], plan: Plan, record: RunRecord
 ) -> Manifest:
-    peft = has_peft_form(layers)
-    config = peft_config(layers, model, plan, record.base.repo)
-    if peft:
+    form = peft_form(layers, plan)
+    if form is not None:
+        config = peft_config(form, model, plan, record.base.repo)
         _write_json(staging / CONFIG_NAME, config)
-        _save(to_peft(layers), staging / WEIGHTS_NAME)
+        _save(to_peft(form.tensors), staging / WEIGHTS_NAME)
+        shape = _peft_shape(form, config)
     else:
         _save(adapter_tensors(layers), staging / NATIVE_NAME)
-    component = _component(layers, plan, config if peft else None, record, sorted(os.listdir(staging)))
+        shape = _native_shape(layers, plan, record)
+    if plan.recipe.skip_modules:
+        shape["skipModules"] = list(plan.recipe.skip_modules)
+    component = _component(plan, shape, sorted(os.listdir(staging)))
     evaluation = _evaluation(record.base_measurements, "base") + _evaluation(record.measurements, "adapter")
     card = model_card(
         title=f"{plan.derivative} adapter for {record.base.repo}",
@@ -111,7 +117,7 @@ def _write(
         evaluation=evaluation,
         license=plan.recipe.license,
         languages=plan.recipe.languages,
-        peft=peft,
+        peft=form is not None,
     )
     (staging / "README.md").write_text(card, encoding="utf-8")
     files = describe_files(staging)
@@ -130,7 +136,7 @@ def _write(
         tensors=summarize_tensors(staging, files),
         tasks=(Task(type="text-generation"),),
         languages=plan.recipe.languages or None,
-        runtime=Runtime(edgelora=">=0.1,<2", peft=">=0.18" if peft else None),
+        runtime=Runtime(edgelora=">=0.1,<2", peft=">=0.18" if form is not None else None),
         training=_training(plan, record),
         evaluation=evaluation or None,
         license=plan.recipe.license,
@@ -153,28 +159,32 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
     path.chmod(0o644)
 
 
-def _component(
-    layers: Mapping[str, nn.Module],
-    plan: Plan,
-    config: dict[str, Any] | None,
-    record: RunRecord,
-    files: list[str],
-) -> Component:
+def _peft_shape(form: PeftForm, config: Mapping[str, Any]) -> dict[str, Any]:
+    shape = {
+        "r": config["r"],
+        "alpha": _alpha(config["lora_alpha"]),
+        "rankPattern": config["rank_pattern"],
+        "alphaPattern": {site: _alpha(alpha) for site, alpha in config["alpha_pattern"].items()},
+        "targetModules": sorted(form.ranks),
+        "useRslora": False,
+    }
+    return shape | ({"peftSettings": dict(form.settings)} if form.settings else {})
+
+
+def _native_shape(layers: Mapping[str, nn.Module], plan: Plan, record: RunRecord) -> dict[str, Any]:
     options = plan.parts["adapter"].options.model_dump(mode="json")
+    shape = {
+        "r": options["rank"],
+        "alpha": _alpha(options["alpha"]),
+        "rankPattern": dict(record.rank_pattern),
+        "targetModules": sorted(layers),
+    }
+    routed = any(isinstance(layer, TaskAware) for layer in layers.values())
+    return shape | ({"taskNames": list(plan.tasks)} if routed else {})
+
+
+def _component(plan: Plan, shape: dict[str, Any], files: list[str]) -> Component:
     origin = plan.origin
-    shape = {"rankPattern": dict(record.rank_pattern), "targetModules": sorted(layers)}
-    if config is not None:
-        shape |= {
-            "r": config["r"],
-            "alpha": _alpha(config["lora_alpha"]),
-            "rankPattern": config["rank_pattern"],
-            "alphaPattern": {site: _alpha(alpha) for site, alpha in config["alpha_pattern"].items()},
-            "useRslora": False,
-        }
-    else:
-        shape |= {"r": options["rank"], "alpha": _alpha(options["alpha"])}
-    if plan.recipe.skip_modules:
-        shape["skipModules"] = list(plan.recipe.skip_modules)
     return Component(
         id="main",
         derivative=DerivativeRef(

@@ -1,21 +1,15 @@
-"""The PEFT directory: ``adapter_config.json`` and ``adapter_model.safetensors``, written without PEFT.
-
-Only adapters whose layers hold nothing but ``lora_A`` and ``lora_B``, and compute scaling · B A with them,
-have this form. For these, stock PEFT computes what edgelora computes, on the same base.
-"""
+"""The PEFT directory: ``adapter_config.json`` and ``adapter_model.safetensors``, written without PEFT."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from edgelora.capabilities import Additive, LowRank
-from edgelora.engine.inject import adapter_tensors
-from edgelora.layers import FrozenLinear, factors_are_exact
+from edgelora.engine.published import PeftForm
+from edgelora.layers import FrozenLinear
 from edgelora.plan import Plan
 
 CONFIG_NAME = "adapter_config.json"
@@ -23,36 +17,19 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
 
-def has_peft_form(layers: Mapping[str, nn.Module]) -> bool:
-    """Whether stock PEFT's LoRA computes exactly what these layers compute."""
-    return all(_is_plain_lora(layer) for layer in layers.values())
-
-
-def _is_plain_lora(layer: nn.Module) -> bool:
-    if not (isinstance(layer, LowRank) and isinstance(layer, Additive)):
-        return False
-    if set(adapter_tensors({"": layer})) != {".lora_A", ".lora_B"}:
-        return False
-    A, B, _ = layer.factors()
-    tensors = layer.state_dict()
-    as_stored = torch.equal(A, tensors["lora_A"]) and torch.equal(B, tensors["lora_B"])
-    return as_stored and factors_are_exact(layer)
-
-
-def peft_config(layers: Mapping[str, nn.Module], model: nn.Module, plan: Plan, base: str) -> dict[str, Any]:
+def peft_config(form: PeftForm, model: nn.Module, plan: Plan, base: str) -> dict[str, Any]:
     """The contents of ``adapter_config.json``.
 
     Every scaling is spelled as alpha / rank, rsLoRA's too: converters that know no other rule read it right.
 
     Args:
-        layers: Layers that have the PEFT form.
-        model: The model they are in.
+        form: The adapter as PEFT holds it.
+        model: The model its layers are in.
         plan: Of the run; its dropout is recorded.
         base: Name of the base model.
     """
-    ranks = {site: _factors(layer).A.shape[0] for site, layer in layers.items()}
-    alphas = {site: _number(_factors(layer).scaling * ranks[site]) for site, layer in layers.items()}
-    rank = Counter(ranks.values()).most_common(1)[0][0]
+    alphas = {site: _number(alpha) for site, alpha in form.alphas.items()}
+    rank = Counter(form.ranks.values()).most_common(1)[0][0]
     alpha = Counter(alphas.values()).most_common(1)[0][0]
     return {
         "peft_type": "LORA",
@@ -66,15 +43,19 @@ def peft_config(layers: Mapping[str, nn.Module], model: nn.Module, plan: Plan, b
         "use_rslora": False,
         "bias": "none",
         "fan_in_fan_out": False,
-        "target_modules": _targets(layers, model),
-        "rank_pattern": {site: value for site, value in ranks.items() if value != rank},
+        "target_modules": _targets(form.ranks, model),
+        "rank_pattern": {site: value for site, value in form.ranks.items() if value != rank},
         "alpha_pattern": {site: value for site, value in alphas.items() if value != alpha},
+        **form.settings,
     }
 
 
-def to_peft(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Tensors by PEFT's names."""
-    return {f"{_PREFIX}{name}.weight": tensor for name, tensor in adapter_tensors(layers).items()}
+def to_peft(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by PEFT's names: its factors are modules, with a weight each; all else are parameters."""
+    return {
+        f"{_PREFIX}{name}.weight" if name.endswith((".lora_A", ".lora_B")) else f"{_PREFIX}{name}": tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def from_peft(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -82,23 +63,23 @@ def from_peft(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(_PREFIX).removesuffix(".weight"): tensor for name, tensor in tensors.items()}
 
 
-def _factors(layer: nn.Module) -> Any:
-    assert isinstance(layer, LowRank)  # `has_peft_form` was asked before
-    return layer.factors()
-
-
-def _targets(layers: Mapping[str, nn.Module], model: nn.Module) -> list[str]:
+def _targets(sites: Iterable[str], model: nn.Module) -> list[str]:
     """Kinds (``q_proj``) where these name exactly the adapted sites, else full names."""
-    kinds = {site.rpartition(".")[2] for site in layers}
-    adapted = {id(layer) for layer in layers.values()}
-    inside = {id(part) for layer in layers.values() for part in layer.modules()}
+    names = sorted(sites)
+    kinds = {name.rpartition(".")[2] for name in names}
+    adapted = {id(model.get_submodule(name)) for name in names}
+    inside = {id(part) for name in names for part in model.get_submodule(name).modules()}
     named_alike = [
         module
         for name, module in model.named_modules()
         if name.rpartition(".")[2] in kinds and id(module) not in adapted and id(module) not in inside
     ]
-    others = [module for module in named_alike if isinstance(module, nn.Linear | FrozenLinear | nn.Embedding)]
-    return sorted(layers) if others else sorted(kinds)
+    others = [
+        module
+        for module in named_alike
+        if isinstance(module, nn.Linear | FrozenLinear | nn.Embedding) or hasattr(module, "lora_A")
+    ]
+    return names if others else sorted(kinds)
 
 
 def _number(value: float) -> float | int:

@@ -1,0 +1,119 @@
+"""The form in which an adapter is published, where that is one stock PEFT computes.
+
+A change that is scaling · B A everywhere is published as exactly that, whatever method trained it: gateways
+apply it as plain LoRA, without the plugin that made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgelora import __version__
+from edgelora.capabilities import Additive, Exportable, LowRank, Prunable, StockQuantization, TaskAware
+from edgelora.engine.inject import adapter_tensors
+from edgelora.layers import factors_are_exact
+from edgelora.layers.authoring import SiteAdapter
+from edgelora.manifest import Component
+from edgelora.options import AdapterOptions
+from edgelora.parts import Part
+from edgelora.plan import Plan
+from edgelora.plan.part import PlannedPart
+from edgelora.protocols import Factors
+
+
+@dataclass(frozen=True, slots=True)
+class PeftForm:
+    """An adapter as PEFT's LoRA holds it.
+
+    Attributes:
+        tensors: ``"<site>.lora_A"`` (rank, in), ``"<site>.lora_B"`` (out, rank) and what ``settings`` bring.
+        ranks: By site.
+        alphas: By site; the scaling is alpha / rank.
+        settings: Fields of ``LoraConfig`` besides; empty for plain LoRA.
+    """
+
+    tensors: Mapping[str, Tensor]
+    ranks: Mapping[str, int]
+    alphas: Mapping[str, float]
+    settings: Mapping[str, Any]
+
+
+@torch.no_grad()
+def peft_form(layers: Mapping[str, nn.Module], plan: Plan) -> PeftForm | None:
+    """The adapter in PEFT's form; None where stock PEFT would compute something else on this base."""
+    if not isinstance(plan.build("quantizer"), StockQuantization):
+        return None
+    routed = [layer for layer in layers.values() if isinstance(layer, TaskAware)]
+    if routed and len(plan.tasks) > 1:
+        return None
+    for layer in routed:
+        layer.route(torch.tensor(0))
+    if all(_is_product(layer) for layer in layers.values()):
+        return _plain({site: _factors(layer) for site, layer in layers.items()})
+    if all(isinstance(layer, Exportable) for layer in layers.values()):
+        return _with_settings(layers)
+    return None
+
+
+def is_plain_lora(component: Component, weights_name: str) -> bool:
+    """Whether a component's weights are plain LoRA in PEFT's form."""
+    return weights_name in component.files and "peftSettings" not in component.config
+
+
+def plain_lora_part(config: Mapping[str, Any]) -> PlannedPart:
+    """The adapter part that rebuilds plain LoRA from a component's ``config``; it is no plugin's."""
+    target = f"{__name__}:PublishedLora"
+    options = AdapterOptions(
+        rank=config["r"],
+        alpha=config["alpha"],
+        rank_pattern=config.get("rankPattern", {}),
+        alpha_pattern=config.get("alphaPattern", {}),
+        target_modules=list(config["targetModules"]),
+    )
+    part = Part(name="lora", target=target, abilities=("Additive", "LowRank"))
+    return PlannedPart("adapter", part.name, "edgelora", "edgelora", __version__, target, options, part)
+
+
+class PublishedLora(SiteAdapter):
+    """y = base(x) + alpha / rank · B A x, as published."""
+
+
+def _is_product(layer: nn.Module) -> bool:
+    return isinstance(layer, LowRank) and isinstance(layer, Additive) and factors_are_exact(layer)
+
+
+def _factors(layer: Any) -> Factors:
+    A, B, scaling = layer.factors()
+    if isinstance(layer, Prunable):
+        used = A.any(dim=1) & B.any(dim=0)
+        A, B = A[used], B[:, used]
+    return Factors(A, B, scaling)
+
+
+def _plain(factors: Mapping[str, Factors]) -> PeftForm:
+    # PEFT knows no rank 0: sites whose every component was pruned are left out, unless that is all of them.
+    kept = {site: each for site, each in factors.items() if len(each.A)}
+    if not kept:
+        kept = {
+            site: Factors(A.new_zeros(1, A.shape[1]), B.new_zeros(B.shape[0], 1), scaling)
+            for site, (A, B, scaling) in factors.items()
+        }
+    tensors = {}
+    for site, each in kept.items():
+        tensors |= {f"{site}.lora_A": each.A, f"{site}.lora_B": each.B}
+    ranks = {site: len(each.A) for site, each in kept.items()}
+    return PeftForm(tensors, ranks, {site: each.scaling * ranks[site] for site, each in kept.items()}, {})
+
+
+def _with_settings(layers: Mapping[str, Any]) -> PeftForm | None:
+    settings = [layer.peft_settings() for layer in layers.values()]
+    if any(each != settings[0] for each in settings):
+        return None
+    ranks = {site: len(layer.lora_A) for site, layer in layers.items()}
+    alphas = {site: layer.scaling * ranks[site] for site, layer in layers.items()}
+    return PeftForm(adapter_tensors(layers), ranks, alphas, settings[0])
