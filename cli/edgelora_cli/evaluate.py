@@ -51,8 +51,10 @@ def evaluate(
     plan = make_plan(read_recipe(recipe, changes), registry)
     need_train_extra("measuring")
 
+    from edgelora.engine.base import locate_base
     from edgelora.engine.data import load_dataset
     from edgelora.engine.evaluate import evaluate as measure
+    from edgelora.engine.source import SourceWeights
     from edgelora_cli.measurements import measurement_table
     from edgelora_cli.models import open_adapted, open_base, use_threads
 
@@ -64,10 +66,19 @@ def evaluate(
         opened = open_adapted(
             adapter, registry, base=wanted.base, revision=wanted.revision, dtype=wanted.train.dtype
         )
-    dataset = load_dataset(wanted.data, opened.tokenizer, max_length=wanted.train.max_length)
+    dataset = load_dataset(
+        wanted.data, opened.tokenizer, max_length=wanted.train.max_length, tasks=opened.tasks
+    )
     for line in dataset.report.lines():
         note(line)
-    found = measure(opened.model, opened.layers, plan, tokenizer=opened.tokenizer, dataset=dataset)
+    found = measure(
+        opened.model,
+        opened.layers,
+        plan,
+        tokenizer=opened.tokenizer,
+        dataset=dataset,
+        source=SourceWeights(locate_base(opened.base, wanted.revision)),
+    )
     document = {
         "base": opened.base,
         "adapter": adapter,

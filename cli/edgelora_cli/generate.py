@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.argument("prompts", nargs=-1, metavar="[PROMPT]...")
 @click.option("--adapter", metavar="REF", help="A folder or a reference such as ns/name@1.0.0.")
 @click.option("--base", help="A folder, a cached Hub id or micro.  [default: the adapter's, or micro]")
+@click.option("--task", help="Of an adapter that computes by task: which task the prompts are of.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--raw", is_flag=True, help="Take prompts as they are, without the chat template.")
 @threads_option
@@ -33,6 +34,7 @@ def generate(
     prompts: tuple[str, ...],
     adapter: str | None,
     base: str | None,
+    task: str | None,
     max_new_tokens: int,
     raw: bool,
     threads: int | None,
@@ -46,14 +48,16 @@ def generate(
     need_train_extra("generating")
 
     from edgelora.registry import Registry
-    from edgelora_cli.models import bare_plan, open_adapted, open_base, use_threads
+    from edgelora_cli.models import bare_plan, open_base, open_for_task, use_threads
 
     use_threads(threads)
     registry = Registry.discover()
     if adapter is None:
+        if task is not None:
+            raise click.UsageError("--task is of an adapter: name it with --adapter")
         opened = open_base(bare_plan(base or "micro", registry))
     else:
-        opened = open_adapted(adapter, registry, base=base)
+        opened = open_for_task(adapter, registry, base=base, task=task)
     answers = answer(opened, asked, max_new_tokens=max_new_tokens, raw=raw)
     document = {
         "base": opened.base,

@@ -22,8 +22,11 @@ from edgelora_cli.console import emit
 @click.option("--base", help="A folder, a cached Hub id or micro.  [default: the one the adapter names]")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to write.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--task", help="Of an adapter that computes by task: whose answers to fold in.")
 @threads_option
-def merge(adapter: str, base: str | None, out: Path, dtype: str, threads: int | None) -> None:
+def merge(
+    adapter: str, base: str | None, out: Path, dtype: str, task: str | None, threads: int | None
+) -> None:
     """Write a model folder that answers as the base with the adapter does, for runtimes without adapters."""
     from edgelora_cli.dependencies import need_train_extra
 
@@ -38,6 +41,7 @@ def merge(adapter: str, base: str | None, out: Path, dtype: str, threads: int | 
 
     use_threads(threads)
     adapted = load_adapted(adapter, Registry.discover(), base=base, dtype="float32")
+    adapted.route(task)
     merged = fold(adapted, out.absolute(), getattr(torch, dtype))
     document = {
         "folder": str(merged.folder),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from edgelora.engine.apply import Adapted
     from edgelora.plan import Plan
     from edgelora.registry import Registry
 
@@ -19,6 +20,8 @@ class OpenModel:
     tokenizer: Any
     base: str
     layers: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    """Those its layers tell apart, by number; empty where they do not."""
 
 
 def use_threads(threads: int | Literal["auto"] | None) -> None:
@@ -66,4 +69,21 @@ def open_adapted(
     from edgelora.engine.apply import load_adapted
 
     found = load_adapted(adapter, registry, base=base, revision=revision, dtype=dtype)
-    return OpenModel(found.model, found.tokenizer, found.plan.recipe.base, found.layers)
+    return _opened(found)
+
+
+def open_for_task(adapter: str, registry: Registry, *, base: str | None, task: str | None) -> OpenModel:
+    """An adapter on its base, ready to answer prompts of ``task``; None where it tells no tasks apart.
+
+    Raises:
+        PlanError: The adapter has no such task, or several and none is named.
+    """
+    from edgelora.engine.apply import load_adapted
+
+    found = load_adapted(adapter, registry, base=base)
+    found.route(task)
+    return _opened(found)
+
+
+def _opened(found: Adapted) -> OpenModel:
+    return OpenModel(found.model, found.tokenizer, found.plan.recipe.base, found.layers, found.tasks)

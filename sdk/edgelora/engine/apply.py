@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from edgelora.capabilities import TaskAware
 from edgelora.engine.base import load_base, load_tokenizer, locate_base
 from edgelora.engine.inject import adapter_tensors, inject, is_named, plain_linears, replace_module
 from edgelora.engine.known_bases import recall_base
@@ -22,6 +23,7 @@ from edgelora.errors import (
     EdgeloraError,
     NoEffect,
     OfflineNotCached,
+    PlanError,
     TensorsMismatch,
     WrongBase,
 )
@@ -43,6 +45,30 @@ class Adapted:
     layers: dict[str, nn.Module]
     manifest: Manifest
     plan: Plan
+
+    def route(self, task: str | None) -> None:
+        """Let every row be of ``task`` from now on; needed where layers tell several tasks apart.
+
+        Raises:
+            PlanError: The adapter has no such task, or several and ``task`` is None.
+        """
+        tasks = self.tasks
+        if (task is None and len(tasks) > 1) or (task is not None and task not in tasks):
+            problem = f"has no task {task!r}" if task else f"was trained on {len(tasks)} tasks"
+            raise PlanError(
+                f"adapter {self.manifest.identity.name} {problem}",
+                fix=f"name one: --task {' | '.join(tasks)}" if tasks else "leave --task out",
+            )
+        chosen = torch.tensor(tasks.index(task) if task else 0, device=_device(self.model))
+        for layer in self.layers.values():
+            if isinstance(layer, TaskAware):
+                layer.route(chosen)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks its layers tell apart, by number; empty where they do not."""
+        routed = any(isinstance(layer, TaskAware) for layer in self.layers.values())
+        return self.plan.tasks if routed else ()
 
 
 def load_adapted(
@@ -211,6 +237,11 @@ def load_tensors(layers: Mapping[str, nn.Module], tensors: Mapping[str, Tensor],
                 fix="use the base the adapter was trained on",
             )
         tensor.copy_(tensors[name])
+
+
+def _device(model: Any) -> torch.device:
+    device: torch.device = model.get_input_embeddings().weight.device
+    return device
 
 
 @torch.no_grad()

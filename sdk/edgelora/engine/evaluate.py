@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgelora.capabilities import TaskAware
 from edgelora.engine.data import Dataset, Row, collate
@@ -19,7 +19,13 @@ from edgelora.protocols import Batch, Evaluation, Example, Measurement
 
 
 def evaluate(
-    model: Any, layers: Mapping[str, nn.Module], plan: Plan, *, tokenizer: Any, dataset: Dataset
+    model: Any,
+    layers: Mapping[str, nn.Module],
+    plan: Plan,
+    *,
+    tokenizer: Any,
+    dataset: Dataset,
+    source: Callable[[str], Tensor] | None = None,
 ) -> dict[str, Measurement]:
     """Measure ``model`` with the plan's evaluators on the held-out rows of ``dataset``.
 
@@ -29,6 +35,7 @@ def evaluate(
         plan: Names the evaluators.
         tokenizer: The model's.
         dataset: Its held-out rows are measured.
+        source: Reads unquantized weights by the linear's name, where there are files to read.
 
     Raises:
         PluginBug: An evaluator returned something else than measurements, or two used one name.
@@ -43,6 +50,7 @@ def evaluate(
         seed=plan.recipe.train.seed,
         examples=_examples(dataset),
         split_digest=dataset.held_out_digest,
+        source=source,
     )
     measurements: dict[str, Measurement] = {}
     with as_found(model):

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from edgelora.capabilities import WantsSource
 from edgelora.errors import PlanError, PluginBug
 from edgelora.layers import FrozenLinear
 from edgelora.plan import Plan
 from edgelora.protocols import Adapter, Site
 
 
-def inject(model: nn.Module, plan: Plan, adapter: Adapter | None = None) -> dict[str, nn.Module]:
+def inject(
+    model: nn.Module,
+    plan: Plan,
+    adapter: Adapter | None = None,
+    source: Callable[[str], Tensor] | None = None,
+) -> dict[str, nn.Module]:
     """Freeze ``model`` and wrap the linears the recipe's ``target_modules`` name.
 
     Works on any module with linears; nothing here depends on an architecture. Linears that no quantizer has
@@ -25,6 +31,8 @@ def inject(model: nn.Module, plan: Plan, adapter: Adapter | None = None) -> dict
         model: What to adapt, in place.
         plan: Names the adapter and its targets.
         adapter: The plan's adapter where it was built before; else it is built here.
+        source: Reads unquantized weights by the linear's name, for an adapter that starts from them
+            (`WantsSource`). Left out where tensors are loaded into the layers anyway.
 
     Returns:
         The adapted layers by site name, in the order of the model.
@@ -41,7 +49,10 @@ def inject(model: nn.Module, plan: Plan, adapter: Adapter | None = None) -> dict
     for site in sites:
         linear = linears[site.name]
         base = linear if isinstance(linear, FrozenLinear) else FrozenLinear.of(linear)
-        layer = adapter.wrap(base, site)
+        if source is not None and isinstance(adapter, WantsSource):
+            layer = adapter.wrap_source(base, site, source(site.name).to(_device(linear)))
+        else:
+            layer = adapter.wrap(base, site)
         if not isinstance(layer, nn.Module):
             raise PluginBug(
                 f"adapter {plan.parts['adapter'].name!r} returned {type(layer).__name__} for {site.name}",

@@ -24,6 +24,7 @@ from edgelora.engine.known_bases import remember_base
 from edgelora.engine.memory import peaks, reset_peaks
 from edgelora.engine.report import QuietReporter, Reporter
 from edgelora.engine.run_folder import RunFolder
+from edgelora.engine.source import SourceWeights
 from edgelora.errors import PlanError, ResumeMismatch
 from edgelora.manifest import MANIFEST_NAME, Base, Manifest, read_manifest
 from edgelora.manifest.base_identity import identify_base
@@ -59,6 +60,8 @@ class Job:
         self.place = base.locate_base(plan.recipe.base, plan.recipe.revision)
         self.adapter = plan.build("adapter")
         self.tokenizer = base.load_tokenizer(self.place)
+        # A combiner that the data's tasks do not suit is refused before a model is loaded.
+        plan.build("loss_combiner").attach(plan.tasks)
         self.peak_bytes: dict[str, int] = {}
         self.tokens = 0
         self.steps = 0
@@ -134,7 +137,7 @@ class Job:
     def inject(self, model: Any) -> dict[str, nn.Module]:
         """Adapt the model; the seed is set before the adapter draws its start."""
         seed_everything(self.plan.recipe.train.seed, step=-1)
-        layers = inject.inject(model, self.plan, self.adapter)
+        layers = inject.inject(model, self.plan, self.adapter, SourceWeights(self.place))
         count = sum(parameter.numel() for parameter in inject.trainable_parameters(layers).values())
         self.reporter.message(f"{len(layers)} linears adapted, {count:,} trainable parameters")
         if missed := inject.unreachable_parameters(model, layers):
@@ -184,7 +187,14 @@ class Job:
         self, model: Any, layers: Mapping[str, nn.Module], dataset: Dataset
     ) -> dict[str, Measurement]:
         """Measure the model as it stands."""
-        return evaluate.evaluate(model, layers, self.plan, tokenizer=self.tokenizer, dataset=dataset)
+        return evaluate.evaluate(
+            model,
+            layers,
+            self.plan,
+            tokenizer=self.tokenizer,
+            dataset=dataset,
+            source=SourceWeights(self.place),
+        )
 
     def pack(
         self,

@@ -62,7 +62,8 @@ def peft_form(layers: Mapping[str, nn.Module], plan: Plan) -> PeftForm | None:
 
 def is_plain_lora(component: Component, weights_name: str) -> bool:
     """Whether a component's weights are plain LoRA in PEFT's form."""
-    return weights_name in component.files and "peftSettings" not in component.config
+    special = any(component.config.get(member) for member in ("peftSettings", "useDora", "useRslora"))
+    return weights_name in component.files and not special
 
 
 def plain_lora_part(config: Mapping[str, Any]) -> PlannedPart:

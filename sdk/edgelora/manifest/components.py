@@ -84,6 +84,8 @@ class ComponentConfig(Wire):
     bias: Text | None = None
     use_dora: Flag | None = None
     use_rslora: Flag | None = None
+    task_names: tuple[Word, ...] | None = None
+    peft_settings: Free | None = None
 
 
 def _check_config(config: dict[str, Any]) -> None:

@@ -293,15 +293,15 @@ def test_a_manifest_without_targets_is_refused(trained, tiny_base, registry, tmp
 
 
 def test_an_option_cannot_pose_as_the_name_of_a_part(trained, tiny_base, registry, tmp_path):
-    folder = copy_of(trained["lora"], tmp_path)
+    folder = copy_of(trained["qlora"], tmp_path)
     (component,) = read_manifest(folder / MANIFEST_NAME).components
-    adapter = component.parts["adapter"]
-    posing = adapter.model_copy(update={"options": adapter.options | {"name": "elsewhere:evil"}})
+    quantizer = component.parts["quantizer"]
+    posing = quantizer.model_copy(update={"options": quantizer.options | {"name": "elsewhere:evil"}})
     repack(
-        folder, components=(component.model_copy(update={"parts": component.parts | {"adapter": posing}}),)
+        folder, components=(component.model_copy(update={"parts": component.parts | {"quantizer": posing}}),)
     )
     plan = plan_of(read_manifest(folder / MANIFEST_NAME), registry, base=str(tiny_base), dtype="auto")
-    assert plan.parts["adapter"].plugin == "lora"
+    assert plan.parts["quantizer"].plugin == "qlora"
 
 
 def test_a_layer_whose_factors_are_not_its_forward_is_not_written_for_peft(

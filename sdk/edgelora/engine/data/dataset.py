@@ -16,7 +16,7 @@ from edgelora.engine.data.render import Renderer
 from edgelora.engine.data.report import DataReport, SourceReport
 from edgelora.engine.data.scan import scan
 from edgelora.engine.data.split import choose_held_out, content_hash, split_digest
-from edgelora.errors import DataError
+from edgelora.errors import DataError, PlanError
 from edgelora.layers.loss import IGNORED
 from edgelora.recipe import DataSource
 
@@ -70,7 +70,9 @@ class _Source:
     longest: int = 0
 
 
-def load_dataset(sources: Sequence[DataSource], tokenizer: Any, *, max_length: int) -> Dataset:
+def load_dataset(
+    sources: Sequence[DataSource], tokenizer: Any, *, max_length: int, tasks: Sequence[str] = ()
+) -> Dataset:
     """Read, render and tokenize ``sources``, and split them by content.
 
     A row equal to one that another file holds out is held out too. Held-out rows are kept once per task;
@@ -80,13 +82,20 @@ def load_dataset(sources: Sequence[DataSource], tokenizer: Any, *, max_length: i
         sources: The recipe's ``data``.
         tokenizer: Of the base model.
         max_length: Longer rows are cut at their end.
+        tasks: Names of the tasks by number; those of ``sources``, as they come, when left out.
 
     Raises:
+        PlanError: A source is of a task that ``tasks`` lacks.
         MissingFile: A file does not exist.
         DataError: A file or one of its rows cannot be used, or no row is left to train on.
         ModelError: The tokenizer has no end-of-sequence token.
     """
-    tasks = tuple(dict.fromkeys(source.task for source in sources)) or ("main",)
+    tasks = tuple(tasks) or tuple(dict.fromkeys(source.task for source in sources)) or ("main",)
+    if strange := [source.task for source in sources if source.task not in tasks]:
+        raise PlanError(
+            f"the adapter knows no task {strange[0]!r}",
+            fix=f"name the data's task as it was in training: {', '.join(tasks)}",
+        )
     renderer, encoder = Renderer(tokenizer), Encoder(tokenizer)
     loaded = []
     for source, name in zip(sources, _names(sources), strict=True):

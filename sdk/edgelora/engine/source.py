@@ -1,0 +1,49 @@
+"""The unquantized weights of a base, one linear at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import Tensor
+
+from edgelora.errors import ModelError
+from edgelora.manifest.base_identity import weights_files
+from edgelora.manifest.tensors import MAX_BASE_HEADER, read_header
+
+
+class SourceWeights:
+    """Reads the weight of a linear from the safetensors files it was loaded from.
+
+    Args:
+        folder: Of the base model.
+
+    Raises:
+        ModelError: The folder holds no safetensors weights.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files = {
+            tensor: name
+            for name in weights_files(folder)
+            for tensor in read_header(folder / name, max_header=MAX_BASE_HEADER)
+        }
+
+    def __call__(self, name: str) -> Tensor:
+        """The weight (out, in) of the linear ``name``, as stored, on the CPU.
+
+        Raises:
+            ModelError: No tensor of that name is stored: the model was built from other tensors.
+        """
+        wanted = f"{name}.weight"
+        # A file of a bare backbone leaves out the prefix under which the model holds it.
+        stored = next((each for each in self.files if each == wanted or wanted.endswith(f".{each}")), None)
+        if stored is None:
+            raise ModelError(
+                f"{self.folder} stores no tensor {wanted}, which this adapter needs unquantized",
+                fix=f"leave {name} out of target_modules, or use an adapter that does not need the source",
+            )
+        with safe_open(self.folder / self.files[stored], framework="pt") as file:
+            weight: Tensor = file.get_tensor(stored)
+        return weight
