@@ -54,6 +54,7 @@ def train(recipe: Path, resume: bool, overwrite: bool, changes: tuple[str, ...],
         "folder": str(result.folder),
         "base_measurements": {name: asdict(value) for name, value in result.base_measurements.items()},
         "measurements": {name: asdict(value) for name, value in result.measurements.items()},
+        "trainable_parameters": result.trainable_parameters,
         "peak_bytes": dict(result.peak_bytes),
     }
     peak = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in result.peak_bytes.items())

@@ -243,8 +243,8 @@ class Evaluation:
     split_digest: str = ""
     source: Callable[[str], Tensor] | None = None
 
-    def route(self, task: str, rows: int) -> None:
-        """Tell the layers that the next forward is of ``rows`` rows of ``task``.
+    def route(self, task: str, rows: int | None = None) -> None:
+        """Tell the layers that the next forward is of ``rows`` rows of ``task``; None: every row from now on.
 
         For forwards on anything but `batches`, which route by themselves:
         ``greedy(..., before_batch=partial(run.route, task))``. Without it, `edgelora.capabilities.TaskAware`
@@ -255,6 +255,7 @@ class Evaluation:
         routed = [layer for layer in self.layers.values() if isinstance(layer, TaskAware)]
         if routed:
             device = self.model.get_input_embeddings().weight.device
-            task_ids = torch.full((rows,), self.tasks.index(task), dtype=torch.int64, device=device)
+            shape = () if rows is None else (rows,)
+            task_ids = torch.full(shape, self.tasks.index(task), dtype=torch.int64, device=device)
             for layer in routed:
                 layer.route(task_ids)

@@ -27,6 +27,7 @@ class RunResult:
     base_measurements: Mapping[str, Measurement]
     """Of the bare base; empty unless the recipe sets ``train.evaluate_base``."""
     measurements: Mapping[str, Measurement]
+    trainable_parameters: int
     peak_bytes: Mapping[str, int]
     """``rss``, and on a GPU ``cuda_allocated`` and ``cuda_reserved``."""
 
@@ -65,4 +66,6 @@ def run(
         job.train(model, layers, dataset, checkpoint)
         measurements = job.evaluate(model, layers, dataset)
         manifest = job.pack(model, layers, dataset, base_measurements, measurements)
-    return RunResult(job.folder.adapter, manifest, base_measurements, measurements, job.peak_bytes)
+    return RunResult(
+        job.folder.adapter, manifest, base_measurements, measurements, job.trainable, job.peak_bytes
+    )

@@ -37,7 +37,7 @@ def edgelora_loss_combiners() -> Iterable[Part]:
 
 @hookimpl
 def edgelora_evaluators() -> Iterable[Part]:
-    """``loss`` and ``exact-match``."""
+    """``loss``, ``exact-match`` and ``merge-error``."""
     yield Part(
         name="loss",
         target="edgelora_plugins.baseline.metrics:HeldOutLoss",
@@ -48,4 +48,9 @@ def edgelora_evaluators() -> Iterable[Part]:
         target="edgelora_plugins.baseline.metrics:ExactMatch",
         options="edgelora_plugins.baseline.options:ExactMatchOptions",
         summary="fraction of held-out questions answered letter by letter, greedily",
+    )
+    yield Part(
+        name="merge-error",
+        target="edgelora_plugins.baseline.merge_error:MergeError",
+        summary="how exactly the adapter folds into the weights, layer by layer",
     )

@@ -29,6 +29,16 @@ def edgelora_quantizers() -> Iterable[Part]:
 
 
 @hookimpl
+def edgelora_evaluators() -> Iterable[Part]:
+    """``quantization``."""
+    yield Part(
+        name="quantization",
+        target="edgelora_plugins.qlora.metrics:QuantizationCost",
+        summary="bits per weight of the frozen linears, and their relative error",
+    )
+
+
+@hookimpl
 def edgelora_derivatives() -> Iterable[Derivative]:
     """``qlora``."""
     yield Derivative(

@@ -65,6 +65,7 @@ class Job:
         self.peak_bytes: dict[str, int] = {}
         self.tokens = 0
         self.steps = 0
+        self.trainable = 0
         self.rank_pattern: dict[str, int] = {}
 
     @contextmanager
@@ -139,6 +140,7 @@ class Job:
         seed_everything(self.plan.recipe.train.seed, step=-1)
         layers = inject.inject(model, self.plan, self.adapter, SourceWeights(self.place))
         count = sum(parameter.numel() for parameter in inject.trainable_parameters(layers).values())
+        self.trainable = count
         self.reporter.message(f"{len(layers)} linears adapted, {count:,} trainable parameters")
         if missed := inject.unreachable_parameters(model, layers):
             self.reporter.message(

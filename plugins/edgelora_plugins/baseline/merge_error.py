@@ -1,0 +1,44 @@
+"""How exactly the adapter folds into the weights it stands beside."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edgelora import Options
+from edgelora.errors import ExportUnsupported
+from edgelora.layers import FrozenLinear, merge_into
+from edgelora.protocols import Evaluation, Measurement
+
+
+class MergeError:
+    """Largest relative difference of a layer's output before and after it is folded into one weight."""
+
+    def __init__(self, options: Options) -> None:
+        pass
+
+    @torch.no_grad()
+    def __call__(self, run: Evaluation) -> dict[str, Measurement]:
+        """``"<task>.merge_error"``; n counts layers. Nothing where a layer cannot be folded."""
+        measurements = {}
+        for number, task in enumerate(run.tasks if run.layers else ()):
+            run.route(task)
+            try:
+                errors = [_error(layer, name, seed=number) for name, layer in run.layers.items()]
+            except ExportUnsupported:
+                return {}
+            worst = max(errors)
+            measurements[f"{task}.merge_error"] = Measurement(worst, len(errors), worst, worst)
+        return measurements
+
+
+def _error(layer: nn.Module, name: str, seed: int) -> float:
+    base = next(part for part in layer.modules() if isinstance(part, FrozenLinear))
+    weight = base.dequantize(dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(1, 8, base.in_features, generator=generator).to(weight.device)
+    bias = None if base.bias is None else base.bias.float()
+    folded = functional.linear(x, merge_into(layer, weight, name), bias)
+    computed = layer(x)
+    return float((folded - computed).norm() / computed.norm())
