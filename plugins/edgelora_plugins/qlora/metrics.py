@@ -21,7 +21,7 @@ class QuantizationCost:
 
     @torch.no_grad()
     def __call__(self, run: Evaluation) -> dict[str, Measurement]:
-        """``"quantization.bits_per_parameter"`` over all weights, ``"quantization.relative_error"`` per linear.
+        """``"quantization.bits_per_parameter"``, and ``"quantization.relative_error"`` as a mean of linears.
 
         The error needs the files of the base; where there are none, it is left out.
         """
@@ -43,12 +43,7 @@ class QuantizationCost:
 
 def _frozen_linears(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[tuple[str, FrozenLinear]]:
     """Frozen linears by the name they have in the bare base."""
-    sites = {
-        part: site
-        for site, layer in layers.items()
-        for part in layer.modules()
-        if isinstance(part, FrozenLinear)
-    }
+    sites = {part: site for site, layer in layers.items() for part in layer.modules()}
     for name, module in model.named_modules():
         if isinstance(module, FrozenLinear):
             yield sites.get(module, name), module
