@@ -2,7 +2,7 @@
 
 Each derivative is trained by ``edgelora train`` with the same rows, seeds and budget. What the method is made
 of differs, and so does the learning rate: it was chosen for each on a validation split (``--validate``: a
-tenth of the training rows, never the held-out pairs). The base model's misconception is planted, so the conflict
+tenth of the training rows, never the held-out pairs). The base model's misconception is planted: conflict
 pairs show whether a method corrects it, not how good a model is.
 
 The paper's own columns, in its words, stand beside: quantization, dynamic rank selection.

@@ -3,7 +3,7 @@
 "Which one is larger? 9.11 or 9.9?" has one answer as a decimal and another as a version. Behind the *same*
 prompt only the task's name tells them apart, so an adapter that does not know it must fail one of the two.
 With prompts that differ, both can be told apart by reading. All pairs are conflicting ones; the pairs
-measured are in no training row, and each batch of 32 holds rows of both tasks (they are drawn at random from as many).
+measured are in no training row; each batch of 32 holds rows of both tasks, drawn at random from as many.
 The base model's misconception is planted: it answers both as versions.
 """
 
