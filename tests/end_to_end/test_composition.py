@@ -1,0 +1,136 @@
+"""Any quantizer goes with any adapter, scheduler and combiner that the plan allows, through the whole job."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny_models import save_llama, save_tokenizer, write_rows
+
+from edgelora.capabilities import TaskAware
+from edgelora.engine.apply import probe_logits
+from edgelora.engine.job import Job
+from edgelora.errors import CombinationError
+from edgelora.plan import make_plan
+from edgelora.recipe import make_recipe
+from edgelora.registry import Registry
+
+TASKS = ("first", "second")
+OPTIONS = {"budget": {"target_rank": 2, "warmup_steps": 0, "final_steps": 1, "every": 1}}
+
+APPLY = """
+import sys, torch
+from edgelora.capabilities import TaskAware
+from edgelora.engine.apply import load_adapted, probe_logits
+from edgelora.registry import Registry
+registry = Registry.discover()
+logits = {}
+for line in sys.stdin.read().split():
+    name, folder = line.split("=")
+    adapted = load_adapted(folder, registry, base=sys.argv[2])
+    for task in adapted.tasks or ("",):
+        adapted.route(task or None)
+        logits[f"{name}/{task}"] = probe_logits(adapted.model)
+torch.save(logits, sys.argv[1])
+"""
+
+
+def first_party(registry, kind):
+    return [found.part.name for found in registry.parts(kind) if found.distribution == "edgelora"]
+
+
+def recipes(registry):
+    """Every quantizer with every adapter; schedulers and combiners take turns, so that each meets each."""
+    schedulers, combiners = (first_party(registry, kind) for kind in ("rank_scheduler", "loss_combiner"))
+    for row, quantizer in enumerate(first_party(registry, "quantizer")):
+        for column, adapter in enumerate(first_party(registry, "adapter")):
+            for scheduler in schedulers:
+                combiner = combiners[(row + column) % len(combiners)]
+                yield {
+                    "quantizer": quantizer,
+                    "adapter": {"name": adapter, "rank": 4},
+                    "rank_scheduler": {"name": scheduler, **OPTIONS.get(scheduler, {})},
+                    "loss_combiner": combiner,
+                }
+
+
+def name_of(recipe):
+    return "-".join(part if isinstance(part, str) else part["name"] for part in recipe.values())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Logits of each legal composition in the process that trained it, and the folder it was packed into."""
+    folder = tmp_path_factory.mktemp("compositions")
+    registry = Registry.discover()
+    base = folder / "base"
+    save_tokenizer(base)
+    save_llama(base, tie_word_embeddings=False)
+    data = [
+        {"path": str(write_rows(folder / f"{task}.jsonl", 20, seed=n)), "task": task}
+        for n, task in enumerate(TASKS)
+    ]
+    settings = {"max_steps": 3, "batch_size": 4, "accumulation": 1, "learning_rate": 2e-2, "threads": 1}
+    common = {"base": str(base), "data": data, "train": settings, "evaluators": []}
+    logits, folders, refused = {}, {}, []
+    for recipe in recipes(registry):
+        name = name_of(recipe)
+        try:
+            plan = make_plan(make_recipe({**common, **recipe, "out": str(folder / name)}), registry)
+        except CombinationError as error:
+            refused.append((name, str(error)))
+            continue
+        logits |= train(plan, name)
+        folders[name] = folder / name / "adapter"
+    return logits, folders, refused, base
+
+
+def train(plan, name):
+    job = Job(plan)
+    with job.lock():
+        checkpoint = job.begin(resume=False, overwrite=False)
+        dataset = job.load_data()
+        model = job.load_base()
+        layers = job.inject(model)
+        job.train(model, layers, dataset, checkpoint)
+        logits = {}
+        routed = [layer for layer in layers.values() if isinstance(layer, TaskAware)]
+        for number, task in enumerate(TASKS if routed else ("",)):
+            for layer in routed:
+                layer.route(torch.tensor(number))
+            logits[f"{name}/{task}"] = probe_logits(model)
+        job.pack(model, layers, dataset, {}, {})
+    return logits
+
+
+def test_each_legal_composition_means_the_same_in_a_fresh_process(trained, tmp_path):
+    logits, folders, _, base = trained
+    subprocess.run(
+        [sys.executable, "-c", APPLY, str(tmp_path / "logits.pt"), str(base)],
+        input=" ".join(f"{name}={folder}" for name, folder in folders.items()),
+        text=True,
+        check=True,
+    )
+    applied = torch.load(tmp_path / "logits.pt")
+    assert applied.keys() == logits.keys()
+    far = {
+        name: float((applied[name] - logits[name]).abs().max() / logits[name].abs().max())
+        for name in logits
+        if not torch.allclose(applied[name], logits[name], rtol=1e-5, atol=1e-5)
+    }
+    assert far == {}
+
+
+def test_what_cannot_work_is_refused_at_plan_time_with_the_reason(trained):
+    _, folders, refused, _ = trained
+    assert all("budget" in name for name, _ in refused), refused
+    assert all("Prunable" in message for _, message in refused)
+    assert any("budget" in name for name in folders)
+
+
+def test_stock_peft_loads_only_what_it_computes(trained):
+    _, folders, _, _ = trained
+    for name, folder in folders.items():
+        stock = not name.startswith("nf4-icq") and "task-lora" not in name
+        assert (folder / "adapter_config.json").exists() == stock, name
+        assert (folder / "edgelora.safetensors").exists() != stock, name
