@@ -1,0 +1,46 @@
+"""The OLoRA adapter."""
+
+from __future__ import annotations
+
+import torch
+
+from edgelora.layers import FrozenLinear, LowRankLinear
+from edgelora.layers.authoring import SiteAdapter
+from edgelora.protocols import Factors, Site
+
+
+class OloraLinear(LowRankLinear):
+    """y = base(x) + s (B A − B₀ A₀) dropout(x), with W = Q R, B₀ = Q[:, :r] and A₀ = R[:r].
+
+    The paper subtracts s B₀ A₀ from the base; here it is subtracted beside it, by frozen copies of the start.
+    That is the same function, and the base stays what it was: the start is exact over a quantized base too,
+    and the adapter is a plain low-rank product of rank 2r.
+
+    Args:
+        base: The frozen layer; W is what it dequantizes to.
+        site: Its place, with rank and alpha.
+        dropout: Probability with which an input element of the low-rank branch is zeroed while training.
+    """
+
+    def __init__(self, base: FrozenLinear, site: Site, *, dropout: float = 0.0) -> None:
+        super().__init__(base, site, dropout=dropout)
+        with torch.no_grad():
+            weight = base.dequantize(dtype=torch.float32)
+            # The first r columns of Q are those of W's first r columns alone; R's rows follow from them.
+            Q, _ = torch.linalg.qr(weight[:, : site.rank])
+            self.lora_A.data = (Q.T @ weight).to(self.lora_A.device)
+            self.lora_B.data = Q.contiguous().to(self.lora_B.device)
+        self.register_buffer("start_A", self.lora_A.detach().clone())
+        self.register_buffer("start_B", self.lora_B.detach().clone())
+
+    def factors(self) -> Factors:
+        """A (2r, in) over its frozen start, B (out, 2r) beside minus its own: ΔW = s (B A − B₀ A₀)."""
+        A = torch.cat([self.lora_A, self.start_A.to(self.lora_A.dtype)])
+        B = torch.cat([self.lora_B, -self.start_B.to(self.lora_B.dtype)], dim=1)
+        return Factors(A, B, self.scaling)
+
+
+class OloraAdapter(SiteAdapter):
+    """OLoRA at every site."""
+
+    layer = OloraLinear
