@@ -44,13 +44,13 @@ class BudgetScheduler(PassiveScheduler):
         self.target = options.target_rank * len(self.layers)
         if self.warmup + self.final >= total_steps:
             raise PlanError(
-                f"budget: {self.warmup} warmup and {self.final} final steps leave none of {total_steps} between",
+                f"budget: {self.warmup} warmup and {self.final} final steps leave none of {total_steps}",
                 fix="lower rank_scheduler.warmup_steps or final_steps, or train longer",
             )
         if self.target > self.start:
             raise PlanError(
-                f"budget: target_rank {options.target_rank} for each of {len(self.layers)} sites is more than "
-                f"the {self.start} ranks training starts with",
+                f"budget: target_rank {options.target_rank} at {len(self.layers)} sites is more than the "
+                f"{self.start} ranks training starts with",
                 fix="raise adapter.rank, to 1.5 times target_rank as is usual, or lower target_rank",
             )
         self.sensitivity = {name: torch.zeros_like(parameter) for name, parameter, _ in self._parameters()}

@@ -17,7 +17,6 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgelora.capabilities import TaskAware
 from edgelora.card import model_card
 from edgelora.engine.data import Dataset
 from edgelora.engine.inject import adapter_tensors
@@ -173,14 +172,13 @@ def _peft_shape(form: PeftForm, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _native_shape(layers: Mapping[str, nn.Module], plan: Plan, record: RunRecord) -> dict[str, Any]:
     options = plan.parts["adapter"].options.model_dump(mode="json")
-    shape = {
+    return {
         "r": options["rank"],
         "alpha": _alpha(options["alpha"]),
         "rankPattern": dict(record.rank_pattern),
         "targetModules": sorted(layers),
+        "taskNames": list(plan.tasks),
     }
-    routed = any(isinstance(layer, TaskAware) for layer in layers.values())
-    return shape | ({"taskNames": list(plan.tasks)} if routed else {})
 
 
 def _component(plan: Plan, shape: dict[str, Any], files: list[str]) -> Component:

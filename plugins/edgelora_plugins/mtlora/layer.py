@@ -1,0 +1,125 @@
+"""The MTLoRA adapter: rows of different tasks share a batch and the shared factors."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgelora.errors import PlanError, PluginBug
+from edgelora.layers import FrozenLinear, LowRankLinear
+from edgelora.layers.authoring import SiteAdapter
+from edgelora.protocols import Factors, Site
+from edgelora_plugins.mtlora.options import TaskLoraOptions
+from edgelora_plugins.mtlora.route import Route
+
+
+class TaskLoraLinear(LowRankLinear):
+    """y = base(x) + s B A x + s_t B_t A_t x for a row of task t. MTLoRA, section 3.2.
+
+    The tasks' factors are ``task_A.<task>`` (rank, in) and ``task_B.<task>`` (out, rank). Only those of tasks
+    that are in the batch take part, so that the others get no gradient, not even zero, and no weight decay.
+
+    Args:
+        base: The frozen layer.
+        site: Its place, with rank and alpha of the shared factors and the names of the tasks.
+        options: Of the part.
+        route: Shared by all layers of the adapter.
+    """
+
+    def __init__(self, base: FrozenLinear, site: Site, options: TaskLoraOptions, route: Route) -> None:
+        super().__init__(base, site, dropout=options.dropout)
+        ranks = [options.task_rank_pattern.get(task, options.task_rank) for task in site.task_names]
+        self.tasks = site.task_names
+        self.shared = options.mode == "matrixv2"
+        self.task_scaling = [options.task_alpha / rank for rank in ranks]
+        self.task_A, self.task_B = task_factors(base, dict(zip(site.task_names, ranks, strict=True)))
+        self.routing = route
+
+    def route(self, task_ids: Tensor) -> None:
+        """Set the task of each row; see `edgelora.capabilities.TaskAware`."""
+        self.routing.set(task_ids)
+
+    def delta(self, x: Tensor) -> Tensor:
+        """The low-rank branches, one product for all of them: (batch, ..., in) -> (batch, ..., out)."""
+        A, B, ranks = self._stacked()
+        low = functional.linear(self.dropout(x), A.to(x.dtype))
+        mask = self.routing.mask(ranks, x)
+        if mask is not None:
+            shared, own = low.split([low.shape[-1] - mask.shape[-1], mask.shape[-1]], dim=-1)
+            low = torch.cat([shared, own * mask], dim=-1)
+        return functional.linear(low, B.to(x.dtype))
+
+    def factors(self) -> Factors:
+        """Of the task every row is of: shared and own factors stacked, the scalings in B.
+
+        Raises:
+            PluginBug: The route is of single rows, for which there is no one product.
+        """
+        if not self.routing.is_single:
+            raise PluginBug(
+                "a layer routed row by row has no factors",
+                fix="route every row to one task first: layer.route(torch.tensor(0))",
+            )
+        A, B, _ = self._stacked()
+        return Factors(A, B, 1.0)
+
+    def _stacked(self) -> tuple[Tensor, Tensor, list[int]]:
+        """A (ranks, in) and scaled B (out, ranks), shared ones first, then the present tasks', and their ranks."""
+        present = self.routing.present
+        names = [self.tasks[task] for task in present]
+        As = [self.task_A[name] for name in names]
+        Bs = [self.task_B[name] * self.task_scaling[task] for task, name in zip(present, names, strict=True)]
+        ranks = [len(A) for A in As]
+        if self.shared:
+            As, Bs = [self.lora_A, *As], [self.lora_B * self.scaling, *Bs]
+        return torch.cat(As), torch.cat(Bs, dim=1), ranks
+
+
+class TaskLoraAdapter(SiteAdapter):
+    """MTLoRA at every site, all of them under one route."""
+
+    options: TaskLoraOptions
+
+    def __init__(self, options: TaskLoraOptions) -> None:
+        super().__init__(options)
+        self.route = Route()
+        if options.mode == "matrix":
+            warnings.warn(
+                "task-lora: in mode 'matrix' no row with a task sees the shared factors; use 'matrixv2'",
+                stacklevel=2,
+            )
+
+    def wrap(self, base: FrozenLinear, site: Site) -> nn.Module:
+        """Put shared and task-specific branches beside ``base``.
+
+        Raises:
+            PlanError: ``task_rank_pattern`` names a task that the data do not have.
+        """
+        check_tasks(self.options.task_rank_pattern, site.task_names, "adapter.task_rank_pattern")
+        return TaskLoraLinear(base, site, self.options, self.route)
+
+
+def task_factors(base: FrozenLinear, ranks: dict[str, int]) -> tuple[nn.ParameterDict, nn.ParameterDict]:
+    """A (rank, in) and B (out, rank) of each task, started as LoRA's."""
+    As = {task: nn.Parameter(torch.empty(rank, base.in_features)) for task, rank in ranks.items()}
+    for A in As.values():
+        nn.init.kaiming_uniform_(A, a=math.sqrt(5))
+    Bs = {task: nn.Parameter(torch.zeros(base.out_features, rank)) for task, rank in ranks.items()}
+    return nn.ParameterDict(As), nn.ParameterDict(Bs)
+
+
+def check_tasks(named: object, tasks: tuple[str, ...], where: str) -> None:
+    """Refuse names that are no task of the run.
+
+    Raises:
+        PlanError: There is one.
+    """
+    if strange := sorted(set(named) - set(tasks)):
+        raise PlanError(
+            f"{where} names {strange[0]!r}, which is no task of the data",
+            fix=f"use one of: {', '.join(tasks)}",
+        )

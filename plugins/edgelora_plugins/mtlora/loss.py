@@ -1,0 +1,76 @@
+"""Losses of several tasks as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgelora import Options
+from edgelora.layers.authoring import SummingCombiner
+from edgelora_plugins.mtlora.layer import check_tasks
+from edgelora_plugins.mtlora.options import WeightOptions
+
+PREFIX = "task."
+
+
+class WeightedTasks(SummingCombiner):
+    """L = Σ w_t L_t + Σ auxiliary losses; w_t = 1 where no weight is given."""
+
+    options: WeightOptions
+
+    def attach(self, tasks: Sequence[str]) -> None:
+        """Check the weights against the tasks.
+
+        Raises:
+            PlanError: A weight names no task of the run.
+        """
+        check_tasks(self.options.weights, tuple(tasks), "loss_combiner.weights")
+
+    def __call__(self, losses: Mapping[str, Tensor], step: int) -> Tensor:
+        """Scalar weighted sum."""
+        weights = self.options.weights
+        return torch.stack(
+            [weights.get(name.removeprefix(PREFIX), 1.0) * loss for name, loss in losses.items()]
+        ).sum()
+
+
+class LearnedUncertainty(SummingCombiner):
+    """L = Σ exp(−u_t) L_t + u_t / 2 + Σ auxiliary losses; u_t = log σ_t² is learned. Kendall et al., eq. 10.
+
+    A task that is absent from a micro-batch adds neither term.
+    """
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.log_variances: dict[str, nn.Parameter] = {}
+
+    def attach(self, tasks: Sequence[str]) -> None:
+        """Make one log variance, scalar float32, for each task."""
+        self.log_variances = {f"{PREFIX}{task}": nn.Parameter(torch.zeros(())) for task in tasks}
+
+    def __call__(self, losses: Mapping[str, Tensor], step: int) -> Tensor:
+        """Scalar."""
+        return torch.stack([self._weighed(name, loss) for name, loss in losses.items()]).sum()
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """The log variances."""
+        return self.log_variances.values()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The log variances by task."""
+        return {name: parameter.detach().clone() for name, parameter in self.log_variances.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """In place: the optimizer holds the parameters."""
+        for name, parameter in self.log_variances.items():
+            parameter.copy_(state[name])
+
+    def _weighed(self, name: str, loss: Tensor) -> Tensor:
+        if name not in self.log_variances:
+            return loss
+        variance = self.log_variances[name]
+        return torch.exp(-variance) * loss + variance / 2

@@ -1,0 +1,53 @@
+"""Which task each row of a batch is of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from edgelora.errors import PluginBug
+
+
+class Route:
+    """One route for all layers of an adapter, so that it is read from the device once for all of them."""
+
+    def __init__(self) -> None:
+        self.task_ids = torch.tensor(0)
+        self.present: tuple[int, ...] = (0,)
+
+    def set(self, task_ids: Tensor) -> None:
+        """Take int64 (batch,), or () where every row is of one task."""
+        if task_ids is not self.task_ids:
+            self.task_ids = task_ids
+            self.present = tuple(task_ids.unique().tolist())
+
+    @property
+    def is_single(self) -> bool:
+        """Whether every row is of one task whatever the batch."""
+        return self.task_ids.dim() == 0
+
+    def mask(self, ranks: list[int], x: Tensor) -> Tensor | None:
+        """Which of the present tasks' rank components act on each row; None where all do.
+
+        Args:
+            ranks: Of the present tasks' factors, in order.
+            x: The layer's input, (batch, ..., in).
+
+        Returns:
+            (batch, 1, ..., sum of ranks), in the dtype of ``x``.
+
+        Raises:
+            PluginBug: The route is of another number of rows than the input.
+        """
+        if self.is_single:
+            return None
+        if x.dim() < 2 or len(x) != len(self.task_ids):
+            raise PluginBug(
+                f"layers are routed for {len(self.task_ids)} rows and got an input of shape {tuple(x.shape)}",
+                fix="route the layers before each forward, one task for each row of the batch",
+            )
+        owners = torch.tensor(self.present, device=x.device).repeat_interleave(
+            torch.tensor(ranks, device=x.device)
+        )
+        chosen = (self.task_ids.to(x.device)[:, None] == owners).to(x.dtype)
+        return chosen.view(len(x), *(1,) * (x.dim() - 2), -1)
