@@ -9,6 +9,7 @@ import click
 from edgelora.registry import Registry
 from edgelora_cli.commands import Group
 from edgelora_cli.console import emit, style, table, warn
+from edgelora_cli.plugin_new import new
 
 if TYPE_CHECKING:
     from edgelora.options import Options
@@ -68,6 +69,9 @@ def show(name: str) -> None:
         raise PluginMissing(f"no plugin {name!r} is installed", fix=f"{hint}installed are: {known}")
     plugin = found[name]
     emit(_document(plugin) | {"options": _schemas(plugin)}, _describe(plugin))
+
+
+plugins.add_command(new)
 
 
 def _offers(plugin: PluginStatus) -> str:

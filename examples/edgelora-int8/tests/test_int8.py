@@ -1,0 +1,5 @@
+from edgelora.testing import QuantizerConformance
+
+
+class TestInt8(QuantizerConformance):
+    part = "int8"

@@ -1,0 +1,5 @@
+from edgelora.testing import AdapterConformance
+
+
+class TestLoftq(AdapterConformance):
+    part = "loftq"
