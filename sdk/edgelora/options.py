@@ -33,3 +33,17 @@ class AdapterOptions(Options):
     alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="Other alphas for some, by name or suffix."
     )
+
+
+class FourBitOptions(Options):
+    """What every quantizer to 4-bit codes has."""
+
+    block_size: Literal[32, 64, 128, 256, 512, 1024, 2048, 4096] = Field(
+        64, description="Consecutive weights that share one scale."
+    )
+    double_quantization: bool = Field(
+        True, description="Quantize the scales as well, to 8 bits in blocks of 256."
+    )
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of the products; auto takes that of the activations."
+    )

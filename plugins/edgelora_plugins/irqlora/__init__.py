@@ -1,1 +1,57 @@
-"""IR-QLoRA."""
+"""IR-QLoRA: quantization that keeps the most information, and adapters that let information through.
+
+Qin et al., Accurate LoRA-Finetuning Quantization of LLMs via Information Retention, arXiv:2402.05445.
+"""
+
+from collections.abc import Iterable
+
+from edgelora import Derivative, Part, hookimpl
+
+PAPER = "arXiv:2402.05445"
+
+
+@hookimpl
+def edgelora_quantizers() -> Iterable[Part]:
+    """``nf4-icq``."""
+    yield Part(
+        name="nf4-icq",
+        target="edgelora_plugins.irqlora.quantizer:CalibratedNormalFloat4",
+        options="edgelora_plugins.irqlora.options:CalibrationOptions",
+        summary="NF4 with each block moved to where its codes have the highest entropy",
+        paper=PAPER,
+    )
+
+
+@hookimpl
+def edgelora_adapters() -> Iterable[Part]:
+    """``iec``."""
+    yield Part(
+        name="iec",
+        target="edgelora_plugins.irqlora.layer:ElasticAdapter",
+        options="edgelora_plugins.irqlora.options:ElasticOptions",
+        summary="LoRA whose factors have averaging shortcuts beside them",
+        paper=PAPER,
+        abilities=("Additive", "LowRank"),
+    )
+
+
+@hookimpl
+def edgelora_evaluators() -> Iterable[Part]:
+    """``code-entropy``."""
+    yield Part(
+        name="code-entropy",
+        target="edgelora_plugins.irqlora.metrics:CodeEntropy",
+        summary="information in the 4-bit codes, in bits per code and block",
+        paper=PAPER,
+    )
+
+
+@hookimpl
+def edgelora_derivatives() -> Iterable[Derivative]:
+    """``irqlora``."""
+    yield Derivative(
+        name="irqlora",
+        summary="LoRA with elastic connections over entropy-calibrated 4-bit weights",
+        paper=PAPER,
+        parts={"quantizer": "nf4-icq", "adapter": "iec"},
+    )

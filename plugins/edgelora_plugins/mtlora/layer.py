@@ -68,7 +68,7 @@ class TaskLoraLinear(LowRankLinear):
         return Factors(A, B, 1.0)
 
     def _stacked(self) -> tuple[Tensor, Tensor, list[int]]:
-        """A (ranks, in) and scaled B (out, ranks), shared ones first, then the present tasks', and their ranks."""
+        """A (ranks, in), scaled B (out, ranks): shared, then the present tasks' own; the ranks of these."""
         present = self.routing.present
         names = [self.tasks[task] for task in present]
         As = [self.task_A[name] for name in names]

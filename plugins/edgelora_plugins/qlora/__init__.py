@@ -15,14 +15,14 @@ def edgelora_quantizers() -> Iterable[Part]:
     yield Part(
         name="nf4",
         target="edgelora_plugins.qlora.quantizer:NormalFloat4",
-        options="edgelora_plugins.qlora.options:FourBitOptions",
+        options="edgelora.options:FourBitOptions",
         summary="4-bit NormalFloat in blocks, the scales quantized too",
         paper="arXiv:2305.14314",
     )
     yield Part(
         name="fp4",
         target="edgelora_plugins.qlora.quantizer:Float4",
-        options="edgelora_plugins.qlora.options:FourBitOptions",
+        options="edgelora.options:FourBitOptions",
         summary="4-bit floating point in blocks, the scales quantized too",
         paper="arXiv:2305.14314",
     )

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from edgelora.layers.frozen import QuantizedLinear
+from edgelora.layers.frozen import FrozenLinear, QuantizedLinear
+from edgelora.options import FourBitOptions
 
 # On CPUs with AVX512-BF16 the import warns that a kernel of the layer we do not use could not be downloaded.
 logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "gemm_4bit" not in record.msg)
@@ -85,6 +87,56 @@ class FourBitLinear(QuantizedLinear):
             self.absmax_scale, code=self.absmax_code, blocksize=STATISTICS_BLOCK, dtype=torch.float32
         )
         return kernels.dequantize_blockwise(self.absmax, state) + self.absmax_offset
+
+
+class FourBitQuantizer:
+    """A quantizer to 4-bit codes; subclasses name the ``kind`` of codes, or how they are found."""
+
+    kind: ClassVar[str] = "nf4"
+    layer: ClassVar[type[FourBitLinear]] = FourBitLinear
+
+    def __init__(self, options: FourBitOptions) -> None:
+        self.options = options
+
+    def quantize(self, linear: nn.Linear, name: str) -> FrozenLinear:
+        """Codes and scales of the weight; the bias stays as it is."""
+        weight = linear.weight.detach()
+        tensors = self.codes(weight)
+        if linear.bias is not None:
+            tensors["bias"] = linear.bias.detach()
+        return self._layer(tensors, (linear.out_features, linear.in_features), weight.dtype)
+
+    def restore(self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int]) -> FrozenLinear:
+        """The layer as it was quantized."""
+        return self._layer(tensors, shape, torch.float32)
+
+    def codes(self, weight: Tensor) -> dict[str, Tensor]:
+        """The buffers of the layer for a weight (out, in)."""
+        return quantize_four_bit(
+            weight,
+            kind=self.kind,
+            block_size=self.options.block_size,
+            double=self.options.double_quantization,
+        )
+
+    def _layer(
+        self, tensors: Mapping[str, Tensor], shape: tuple[int, int], dtype: torch.dtype
+    ) -> FourBitLinear:
+        compute = self.options.compute_dtype
+        return self.layer(
+            tensors,
+            shape,
+            kind=self.kind,
+            block_size=self.options.block_size,
+            dtype=dtype,
+            compute_dtype=None if compute == "auto" else getattr(torch, compute),
+        )
+
+
+def dynamic_map(device: torch.device) -> Tensor:
+    """The signed 8-bit codebook of bitsandbytes' dynamic quantization: 256 values, ascending, in [-1, 1]."""
+    with torch.device("cpu"):  # models are built under a context that makes tensors without memory
+        return kernels.create_dynamic_map(signed=True).to(device)
 
 
 def quantize_four_bit(weight: Tensor, *, kind: str, block_size: int, double: bool) -> dict[str, Tensor]:
