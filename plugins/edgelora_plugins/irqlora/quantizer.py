@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -19,21 +17,6 @@ class CalibratedLinear(FourBitLinear):
     the signed dynamic map, ``tau_scale`` float32 (⌈blocks / 256⌉,) what its end stands for.
     """
 
-    def __init__(
-        self,
-        tensors: Mapping[str, Tensor],
-        shape: tuple[int, int],
-        *,
-        kind: str,
-        block_size: int,
-        dtype: torch.dtype,
-        compute_dtype: torch.dtype | None,
-    ) -> None:
-        super().__init__(
-            tensors, shape, kind=kind, block_size=block_size, dtype=dtype, compute_dtype=compute_dtype
-        )
-        self.register_buffer("tau_map", dynamic_map(self.codes.device), persistent=False)
-
     def dequantize(self, out: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """W as codes and offsets give it, (out, in); see `edgelora.layers.FrozenLinear.dequantize`."""
         weight = super().dequantize(dtype=torch.float32)
@@ -44,7 +27,7 @@ class CalibratedLinear(FourBitLinear):
     def tau(self) -> Tensor:
         """The offset of each block, float32 (blocks,)."""
         scales = self.tau_scale.repeat_interleave(STATISTICS_BLOCK)[: len(self.tau_codes)]
-        return self.tau_map[self.tau_codes.long()] * scales
+        return dynamic_map(self.tau_codes.device)[self.tau_codes.long()] * scales
 
 
 class CalibratedNormalFloat4(FourBitQuantizer):

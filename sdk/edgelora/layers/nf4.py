@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -60,8 +61,6 @@ class FourBitLinear(QuantizedLinear):
         for name, tensor in tensors.items():
             if name != "bias":
                 self.register_buffer(name, tensor)
-        codebook = kernels.get_4bit_type(kind, device=self.codes.device)
-        self.register_buffer("codebook", codebook, persistent=False)
 
     def dequantize(self, out: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """W as the codes give it, (out, in); see `FrozenLinear.dequantize`."""
@@ -71,7 +70,7 @@ class FourBitLinear(QuantizedLinear):
         state = kernels.QuantState(
             self._absmax(),
             torch.Size([2 * self.codes.numel()]),
-            self.codebook,
+            _codebook(self.kind, self.codes.device),
             self.block_size,
             self.kind,
             dtype,
@@ -133,6 +132,15 @@ class FourBitQuantizer:
         )
 
 
+# Not buffers of the layers: transformers empties what is in no file when it has loaded a model.
+@cache
+def _codebook(kind: str, device: torch.device) -> Tensor:
+    """The 16 levels of ``kind``, float32."""
+    levels: Tensor = kernels.get_4bit_type(kind, device=device)
+    return levels
+
+
+@cache
 def dynamic_map(device: torch.device) -> Tensor:
     """The signed 8-bit codebook of bitsandbytes' dynamic quantization: 256 values, ascending, in [-1, 1]."""
     with torch.device("cpu"):  # models are built under a context that makes tensors without memory
