@@ -14,12 +14,14 @@ class Route:
     def __init__(self) -> None:
         self.task_ids = torch.tensor(0)
         self.present: tuple[int, ...] = (0,)
+        self.masks: dict[object, Tensor] = {}
 
     def set(self, task_ids: Tensor) -> None:
         """Take int64 (batch,), or () where every row is of one task."""
         if task_ids is not self.task_ids:
             self.task_ids = task_ids
             self.present = tuple(task_ids.unique().tolist())
+            self.masks = {}
 
     @property
     def is_single(self) -> bool:
@@ -46,8 +48,9 @@ class Route:
                 f"layers are routed for {len(self.task_ids)} rows and got an input of shape {tuple(x.shape)}",
                 fix="route the layers before each forward, one task for each row of the batch",
             )
-        owners = torch.tensor(self.present, device=x.device).repeat_interleave(
-            torch.tensor(ranks, device=x.device)
-        )
-        chosen = (self.task_ids.to(x.device)[:, None] == owners).to(x.dtype)
-        return chosen.view(len(x), *(1,) * (x.dim() - 2), -1)
+        key = (*ranks, x.dim(), x.dtype, x.device)
+        if key not in self.masks:
+            tasks = [task for task, rank in zip(self.present, ranks, strict=True) for _ in range(rank)]
+            chosen = self.task_ids.to(x.device)[:, None] == torch.tensor(tasks, device=x.device)
+            self.masks[key] = chosen.to(x.dtype).view(len(x), *(1,) * (x.dim() - 2), -1)
+        return self.masks[key]
