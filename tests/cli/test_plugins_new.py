@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 from edgelora.parts import KINDS
 from edgelora.registry import Registry
@@ -128,9 +129,20 @@ def test_the_next_steps_are_told(edgelora):
     assert "then edit edgelora_half_sum/loss_combiner.py" in ran.err
 
 
-def test_every_template_is_filled_in_somewhere(edgelora):
+def test_every_kind_has_its_templates_and_the_wheel_has_them_all():
     folder = PROJECT / "sdk" / "edgelora" / "scaffold" / "templates"
-    kinds = {path.name for path in folder.iterdir()} - {"plugin"}
-    assert kinds == set(KINDS)
-    for kind in KINDS:
-        assert {path.name for path in (folder / kind).iterdir()} == {"options.py.tmpl", f"{kind}.py.tmpl"}
+    expected = {f"{kind}/{name}.py.tmpl" for kind in KINDS for name in ("options", kind)}
+    common = {f"plugin/{name}.tmpl" for name in ("pyproject.toml", "README.md", "__init__.py", "test.py")}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert found == expected | common
+    shipped = {file.distribution_path for file in WheelBuilder(str(PROJECT)).recurse_included_files()}
+    assert {f"edgelora/scaffold/templates/{name}" for name in found} <= shipped
+
+
+def test_writing_a_plugin_imports_nothing_heavy(tmp_path):
+    code = (
+        "import sys, edgelora_cli; assert edgelora_cli.run_command(sys.argv[1:]) == 0;"
+        "assert not {'torch', 'numpy', 'transformers', 'huggingface_hub'} & set(sys.modules)"
+    )
+    arguments = ["plugins", "new", "mine", "--kind", "adapter"]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=tmp_path, capture_output=True)
