@@ -48,13 +48,15 @@ def test_a_new_plugin_is_clean_for_ruff_and_mypy(edgelora, kind):
 
 
 @pytest.mark.acceptance
-def test_new_plugins_are_typed_to_the_letter(edgelora):
+def test_new_plugins_and_examples_are_typed_to_the_letter(edgelora):
     for kind in KINDS:
         edgelora("plugins", "new", f"typed-{kind.replace('_', '-')}", "--kind", kind.replace("_", "-"))
-    packages = [path.parent for path in Path().glob("*/*/py.typed")]
-    assert len(packages) == len(KINDS)
+    new, examples = Path().glob("*/*/py.typed"), (PROJECT / "examples").glob("*/*/py.typed")
+    packages = [path.parent for path in (*new, *examples)]
+    assert len(packages) >= 2 * len(KINDS)
+    options = ["--strict", "--config-file", os.devnull, "--cache-dir", "mypy", "--no-error-summary"]
     subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", "mypy", "--no-error-summary", *packages],
+        [sys.executable, "-m", "mypy", *options, *packages],
         check=True,
         env=os.environ | {"MYPYPATH": ":".join(str(package.parent) for package in packages)},
     )

@@ -52,4 +52,5 @@ class CalibrationError:
 
 def _error(tally: Tensor) -> Tensor:
     tokens, right, confidence = tally
-    return (right - confidence).abs().sum() / tokens.sum().clamp_min(1)
+    error: Tensor = (right - confidence).abs().sum() / tokens.sum().clamp_min(1)
+    return error
