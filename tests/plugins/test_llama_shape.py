@@ -1,4 +1,4 @@
-"""Trainable parameters on the shape of Llama-3.1-8B, without its weights, equal the published closed forms."""
+"""Trainable parameters on the shape of Llama-3.1-8B, without its weights, are the closed forms."""
 
 import pytest
 import torch

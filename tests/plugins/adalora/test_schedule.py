@@ -1,0 +1,161 @@
+"""The rank budget: its course over the steps, what it prunes, and what it remembers."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from edgelora.errors import CombinationError, PlanError
+from edgelora.layers import FrozenLinear
+from edgelora.plan import make_plan
+from edgelora.protocols import Site
+from edgelora.recipe import make_recipe
+from edgelora.registry import Registry
+from edgelora_plugins.adalora.layer import SvdLinear
+from edgelora_plugins.adalora.options import BudgetOptions
+from edgelora_plugins.adalora.schedule import BudgetScheduler
+
+SITES = ("o", "q", "v")
+
+
+def layers_of(rank=8):
+    torch.manual_seed(0)
+    return {
+        name: SvdLinear(FrozenLinear.of(nn.Linear(16, 16)), Site(name, depth, name, rank, 8.0))
+        for depth, name in enumerate(SITES)
+    }
+
+
+def scheduler_of(layers, total=200, **options):
+    settings = {"target_rank": 3, "warmup_steps": 20, "final_steps": 40, "every": 10} | options
+    scheduler = BudgetScheduler(BudgetOptions(**settings))
+    optimizer = torch.optim.AdamW([p for layer in layers.values() for p in layer.parameters()], lr=1e-2)
+    scheduler.attach(layers, optimizer, total)
+    return scheduler, optimizer
+
+
+def train(layers, scheduler, optimizer, steps):
+    for step in steps:
+        torch.manual_seed(step)
+        x = torch.randn(8, 16)
+        loss = sum(weight * (layer(x) - x.roll(1, 1)).square().mean() for weight, layer in weighed(layers))
+        loss.backward()
+        optimizer.step()
+        scheduler.after_update(step)
+        optimizer.zero_grad()
+
+
+def weighed(layers):
+    return zip((1.0, 1.5, 0.8), layers.values(), strict=True)
+
+
+def tensors(layers):
+    return {
+        f"{s}.{n}": p.detach().clone() for s, layer in layers.items() for n, p in layer.named_parameters()
+    }
+
+
+@pytest.mark.parametrize(
+    ("step", "budget"),
+    [(0, 24), (20, 24), (21, 23), (30, 21), (50, 16), (90, 10), (100, 10), (120, 9), (159, 9), (199, 9)],
+)
+def test_the_budget_falls_along_the_published_cubic(step, budget):
+    scheduler, _ = scheduler_of(layers_of())
+    assert scheduler.budget(step) == budget
+
+
+@pytest.mark.parametrize(
+    ("updates", "sensitivity", "uncertainty"),
+    [(1, 0.15, 0.1275), (2, 0.2775, 0.21675), (5, 0.55629469, 0.33277898), (20, 0.96124047, 0.11627859)],
+)
+def test_constant_importance_gives_the_published_averages(updates, sensitivity, uncertainty):
+    layers = layers_of()
+    scheduler, _ = scheduler_of(layers)
+    for layer in layers.values():
+        for parameter in (layer.lora_A, layer.lora_B, layer.lora_E):
+            parameter.data.fill_(1.0)
+            parameter.grad = torch.ones_like(parameter)
+    for _ in range(updates):
+        scheduler._score()
+    for name in scheduler.sensitivity:
+        torch.testing.assert_close(scheduler.sensitivity[name].max(), torch.tensor(sensitivity))
+        torch.testing.assert_close(scheduler.uncertainty[name].min(), torch.tensor(uncertainty))
+
+
+def test_the_kept_ranks_sum_to_the_budget_and_stay():
+    layers = layers_of()
+    scheduler, optimizer = scheduler_of(layers)
+    train(layers, scheduler, optimizer, range(161))
+    fixed = scheduler.rank_pattern()
+    assert sum(fixed.values()) == 9
+    train(layers, scheduler, optimizer, range(161, 200))
+    assert scheduler.rank_pattern() == fixed
+    assert {site: int(layer.lora_E.ne(0).sum()) for site, layer in layers.items()} == fixed
+
+
+def test_nothing_is_pruned_before_the_warmup_ends():
+    layers = layers_of()
+    scheduler, optimizer = scheduler_of(layers)
+    train(layers, scheduler, optimizer, range(21))
+    assert scheduler.rank_pattern() == {}
+    assert all(layer.lora_E.ne(0).all() for layer in layers.values())
+
+
+def test_a_target_equal_to_the_start_prunes_nothing():
+    layers = layers_of()
+    scheduler, optimizer = scheduler_of(layers, target_rank=8)
+    train(layers, scheduler, optimizer, range(200))
+    assert scheduler.rank_pattern() == dict.fromkeys(SITES, 8)
+
+
+def test_a_target_of_zero_prunes_everything():
+    layers = layers_of()
+    scheduler, optimizer = scheduler_of(layers, target_rank=0)
+    train(layers, scheduler, optimizer, range(200))
+    assert not any(layer.lora_E.any() for layer in layers.values())
+
+
+def test_without_final_steps_the_last_step_still_ends_within_the_budget():
+    layers = layers_of()
+    scheduler, optimizer = scheduler_of(layers, total=55, final_steps=0, every=7)
+    train(layers, scheduler, optimizer, range(55))
+    assert sum(int(layer.lora_E.ne(0).sum()) for layer in layers.values()) == 9
+
+
+@pytest.mark.parametrize("stop", [15, 60, 165])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(stop):
+    layers = layers_of()
+    scheduler, optimizer = scheduler_of(layers)
+    train(layers, scheduler, optimizer, range(stop))
+    saved = tensors(layers), copy.deepcopy(optimizer.state_dict()), copy.deepcopy(scheduler.state_dict())
+    train(layers, scheduler, optimizer, range(stop, 200))
+
+    again = layers_of()
+    fresh, its_optimizer = scheduler_of(again)
+    with torch.no_grad():
+        for name, parameter in ((f"{s}.{n}", p) for s, x in again.items() for n, p in x.named_parameters()):
+            parameter.copy_(saved[0][name])
+    its_optimizer.load_state_dict(saved[1])
+    fresh.load_state_dict(saved[2])
+    train(again, fresh, its_optimizer, range(stop, 200))
+    expected = tensors(layers)
+    assert all(torch.equal(value, expected[name]) for name, value in tensors(again).items())
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"target_rank": 9}, "target_rank 9 at 3 sites is more than the 24 ranks"),
+        ({"warmup_steps": 160}, "160 warmup and 40 final steps leave none of 200"),
+    ],
+)
+def test_a_schedule_that_does_not_fit_is_refused(options, problem):
+    with pytest.raises(PlanError, match=problem):
+        scheduler_of(layers_of(), **options)
+
+
+def test_adapters_that_cannot_be_pruned_are_refused_at_plan_time():
+    recipe = make_recipe({"base": "micro", "derivative": "lora", "rank_scheduler": "budget"})
+    with pytest.raises(CombinationError, match="cannot work with adapter 'lora', which is not Prunable"):
+        make_plan(recipe, Registry.discover())
