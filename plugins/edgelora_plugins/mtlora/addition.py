@@ -30,15 +30,16 @@ class TaskSumLinear(nn.Module):
         self.scaling = site.alpha / site.rank
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.task_A, self.task_B = task_factors(base, dict.fromkeys(site.task_names, site.rank))
+        self.task_count = len(site.task_names)
         self.norm = nn.LayerNorm(base.out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), in the dtype of the input."""
         plain = self.base(x)
-        A = torch.cat(list(self.task_A.values())).to(x.dtype)
-        B = torch.cat(list(self.task_B.values()), dim=1).to(x.dtype)
+        A = torch.cat(list(self.task_A.parameters())).to(x.dtype)
+        B = torch.cat(list(self.task_B.parameters()), dim=1).to(x.dtype)
         change = self.scaling * functional.linear(functional.linear(self.dropout(x), A), B)
-        total = len(self.task_A) * plain + change
+        total = self.task_count * plain + change
         return plain + self.norm(total.to(self.norm.weight.dtype)).to(x.dtype)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +43,7 @@ class TaskLoraLinear(LowRankLinear):
 
     def route(self, task_ids: Tensor) -> None:
         """Set the task of each row; see `edgelora.capabilities.TaskAware`."""
-        self.routing.set(task_ids)
+        self.routing.set(task_ids, len(self.tasks))
 
     def delta(self, x: Tensor) -> Tensor:
         """The low-rank branches, one product for all of them: (batch, ..., in) -> (batch, ..., out)."""
@@ -103,23 +105,39 @@ class TaskLoraAdapter(SiteAdapter):
         return TaskLoraLinear(base, site, self.options, self.route)
 
 
-def task_factors(base: FrozenLinear, ranks: dict[str, int]) -> tuple[nn.ParameterDict, nn.ParameterDict]:
+class TaskParameters(nn.Module):
+    """One parameter for each task, whatever the task is called.
+
+    An ``nn.ParameterDict`` refuses the names of its own members: ``train``, ``values``, ``type``.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for task, tensor in tensors.items():
+            self._parameters[task] = nn.Parameter(tensor)
+
+    def __getitem__(self, task: str) -> nn.Parameter:
+        return self._parameters[task]
+
+
+def task_factors(base: FrozenLinear, ranks: Mapping[str, int]) -> tuple[TaskParameters, TaskParameters]:
     """A (rank, in) and B (out, rank) of each task, started as LoRA's."""
-    As = {task: nn.Parameter(torch.empty(rank, base.in_features)) for task, rank in ranks.items()}
+    As = {task: torch.empty(rank, base.in_features) for task, rank in ranks.items()}
     for A in As.values():
         nn.init.kaiming_uniform_(A, a=math.sqrt(5))
-    Bs = {task: nn.Parameter(torch.zeros(base.out_features, rank)) for task, rank in ranks.items()}
-    return nn.ParameterDict(As), nn.ParameterDict(Bs)
+    Bs = {task: torch.zeros(base.out_features, rank) for task, rank in ranks.items()}
+    return TaskParameters(As), TaskParameters(Bs)
 
 
-def check_tasks(named: object, tasks: tuple[str, ...], where: str) -> None:
+def check_tasks(named: Mapping[str, object], tasks: tuple[str, ...], where: str) -> None:
     """Refuse names that are no task of the run.
 
     Raises:
         PlanError: There is one.
     """
     if strange := sorted(set(named) - set(tasks)):
+        near = difflib.get_close_matches(strange[0], tasks, n=1)
         raise PlanError(
             f"{where} names {strange[0]!r}, which is no task of the data",
-            fix=f"use one of: {', '.join(tasks)}",
+            fix=f"did you mean {near[0]!r}?" if near else f"use one of: {', '.join(tasks)}",
         )

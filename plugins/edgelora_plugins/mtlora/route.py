@@ -16,12 +16,23 @@ class Route:
         self.present: tuple[int, ...] = (0,)
         self.masks: dict[object, Tensor] = {}
 
-    def set(self, task_ids: Tensor) -> None:
-        """Take int64 (batch,), or () where every row is of one task."""
-        if task_ids is not self.task_ids:
-            self.task_ids = task_ids
-            self.present = tuple(task_ids.unique().tolist())
-            self.masks = {}
+    def set(self, task_ids: Tensor, task_count: int) -> None:
+        """Take int64 (batch,), or () where every row is of one task.
+
+        A tensor that is routed already is not read again: each layer hands in the same one.
+
+        Raises:
+            PluginBug: An id is not one of ``task_count`` tasks.
+        """
+        if task_ids is self.task_ids:
+            return
+        present = tuple(task_ids.unique().tolist())
+        if strange := [task for task in present if not 0 <= task < task_count]:
+            raise PluginBug(
+                f"layers are routed to task number {strange[0]} and know {task_count}",
+                fix=f"route rows to numbers from 0 to {task_count - 1}",
+            )
+        self.task_ids, self.present, self.masks = task_ids, present, {}
 
     @property
     def is_single(self) -> bool:
