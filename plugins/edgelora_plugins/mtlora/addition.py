@@ -9,7 +9,7 @@ from torch.nn import functional
 from edgelora.layers import FrozenLinear
 from edgelora.layers.authoring import SiteAdapter
 from edgelora.protocols import Site
-from edgelora_plugins.mtlora.layer import task_factors
+from edgelora_plugins.mtlora.layer import add_task_factors, task_factors
 
 
 class TaskSumLinear(nn.Module):
@@ -29,17 +29,17 @@ class TaskSumLinear(nn.Module):
         self.base = base
         self.scaling = site.alpha / site.rank
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.task_A, self.task_B = task_factors(base, dict.fromkeys(site.task_names, site.rank))
-        self.task_count = len(site.task_names)
+        self.tasks = site.task_names
+        add_task_factors(self, base, dict.fromkeys(site.task_names, site.rank))
         self.norm = nn.LayerNorm(base.out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), in the dtype of the input."""
         plain = self.base(x)
-        A = torch.cat(list(self.task_A.parameters())).to(x.dtype)
-        B = torch.cat(list(self.task_B.parameters()), dim=1).to(x.dtype)
+        As, Bs = task_factors(self, self.tasks)
+        A, B = torch.cat(As).to(x.dtype), torch.cat(Bs, dim=1).to(x.dtype)
         change = self.scaling * functional.linear(functional.linear(self.dropout(x), A), B)
-        total = self.task_count * plain + change
+        total = len(self.tasks) * plain + change
         return plain + self.norm(total.to(self.norm.weight.dtype)).to(x.dtype)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from edgelora_plugins.mtlora.route import Route
 class TaskLoraLinear(LowRankLinear):
     """y = base(x) + s B A x + s_t B_t A_t x for a row of task t. MTLoRA, section 3.2.
 
-    The tasks' factors are ``task_A.<task>`` (rank, in) and ``task_B.<task>`` (out, rank). Only those of tasks
+    The tasks' factors are ``task_A_<task>`` (rank, in) and ``task_B_<task>`` (out, rank). Only those of tasks
     that are in the batch take part, so that the others get no gradient, not even zero, and no weight decay.
 
     Args:
@@ -38,7 +38,7 @@ class TaskLoraLinear(LowRankLinear):
         self.tasks = site.task_names
         self.shared = options.mode == "matrixv2"
         self.task_scaling = [options.task_alpha / rank for rank in ranks]
-        self.task_A, self.task_B = task_factors(base, dict(zip(site.task_names, ranks, strict=True)))
+        add_task_factors(self, base, dict(zip(site.task_names, ranks, strict=True)))
         self.routing = route
 
     def route(self, task_ids: Tensor) -> None:
@@ -72,9 +72,8 @@ class TaskLoraLinear(LowRankLinear):
     def _stacked(self) -> tuple[Tensor, Tensor, list[int]]:
         """A (ranks, in), scaled B (out, ranks): shared, then the present tasks' own; the ranks of these."""
         present = self.routing.present
-        names = [self.tasks[task] for task in present]
-        As = [self.task_A[name] for name in names]
-        Bs = [self.task_B[name] * self.task_scaling[task] for task, name in zip(present, names, strict=True)]
+        As, Bs = task_factors(self, [self.tasks[task] for task in present])
+        Bs = [B * self.task_scaling[task] for task, B in zip(present, Bs, strict=True)]
         ranks = [len(A) for A in As]
         if self.shared:
             As, Bs = [self.lora_A, *As], [self.lora_B * self.scaling, *Bs]
@@ -105,28 +104,21 @@ class TaskLoraAdapter(SiteAdapter):
         return TaskLoraLinear(base, site, self.options, self.route)
 
 
-class TaskParameters(nn.Module):
-    """One parameter for each task, whatever the task is called.
-
-    An ``nn.ParameterDict`` refuses the names of its own members: ``train``, ``values``, ``type``.
-    """
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        for task, tensor in tensors.items():
-            self._parameters[task] = nn.Parameter(tensor)
-
-    def __getitem__(self, task: str) -> nn.Parameter:
-        return self._parameters[task]
-
-
-def task_factors(base: FrozenLinear, ranks: Mapping[str, int]) -> tuple[TaskParameters, TaskParameters]:
-    """A (rank, in) and B (out, rank) of each task, started as LoRA's."""
-    As = {task: torch.empty(rank, base.in_features) for task, rank in ranks.items()}
-    for A in As.values():
+def add_task_factors(layer: nn.Module, base: FrozenLinear, ranks: Mapping[str, int]) -> None:
+    """Give ``layer`` A (rank, in) and B (out, rank) for each task, started as LoRA's; see `task_factors`."""
+    # With a prefix, because a module refuses parameters called as its own members, and tasks may be called
+    # "train" or "values".
+    for task, rank in ranks.items():
+        A = nn.Parameter(torch.empty(rank, base.in_features))
         nn.init.kaiming_uniform_(A, a=math.sqrt(5))
-    Bs = {task: torch.zeros(base.out_features, rank) for task, rank in ranks.items()}
-    return TaskParameters(As), TaskParameters(Bs)
+        layer.register_parameter(f"task_A_{task}", A)
+        layer.register_parameter(f"task_B_{task}", nn.Parameter(torch.zeros(base.out_features, rank)))
+
+
+def task_factors(layer: nn.Module, tasks: Iterable[str]) -> tuple[list[Tensor], list[Tensor]]:
+    """The As and the Bs of some tasks, in their order."""
+    pairs = [(getattr(layer, f"task_A_{task}"), getattr(layer, f"task_B_{task}")) for task in tasks]
+    return [A for A, _ in pairs], [B for _, B in pairs]
 
 
 def check_tasks(named: Mapping[str, object], tasks: tuple[str, ...], where: str) -> None:
