@@ -119,7 +119,7 @@ def test_its_state_is_loaded_in_place_and_is_a_copy():
         parameter.data.fill_(number + 0.5)
     state = learned.state_dict()
     fresh.load_state_dict(state)
-    assert [float(p) for p in held] == [0.5, 1.5]
+    assert [p.item() for p in held] == [0.5, 1.5]
     assert [id(p) for p in held] == [id(p) for p in fresh.parameters()]
     held[0].data.fill_(9.0)
     assert [float(tensor) for tensor in state.values()] == [0.5, 1.5]
