@@ -30,11 +30,11 @@ DERIVATIVES: dict[str, dict[str, Any]] = {
     "adalora": {
         "adapter": {"rank": 24, "alpha": 48},
         "rank_scheduler": {"target_rank": 16},
-        "learning_rate": 5e-3,
+        "learning_rate": 2e-2,
     },
-    "olora": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 5e-3},
+    "olora": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 5e-4},
     "mtlora": {"adapter": {"rank": 12, "alpha": 24, "task_rank": 4, "task_alpha": 8}, "learning_rate": 5e-3},
-    "irqlora": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 5e-3},
+    "irqlora": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 2e-3},
 }
 PAPER = {
     "lora": ("-", "-"),
@@ -54,7 +54,7 @@ def recipe(
 ) -> dict[str, Any]:
     settings = dict(DERIVATIVES[derivative])
     learning_rate = settings.pop("learning_rate")
-    evaluators = ["exact-match"] if validate else ["litmus", "merge-error", "quantization"]
+    evaluators = ["exact-match"] if validate else ["litmus", "merge-error", "quantization", "ranks"]
     return {
         "derivative": derivative,
         "base": "micro",

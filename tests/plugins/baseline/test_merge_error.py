@@ -1,0 +1,63 @@
+"""How exactly layers fold, as the evaluator tells it."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from edgelora import Options
+from edgelora.layers import FrozenLinear, LowRankLinear
+from edgelora.protocols import Site
+from edgelora_plugins.baseline.merge_error import MergeError
+
+
+class Bent(LowRankLinear):
+    def delta(self, x):
+        return torch.tanh(super().delta(x))
+
+
+class Off(nn.Module):
+    """Folds into something else than it computes."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def forward(self, x):
+        return self.base(x)
+
+    def merged(self, weight):
+        return 1.5 * weight
+
+
+def measure(layer):
+    routed = []
+    run = SimpleNamespace(layers={"q": layer}, tasks=("main",), route=lambda task: routed.append(task))
+    found = MergeError(Options())(run)
+    assert routed == ["main"]
+    return found
+
+
+def base():
+    torch.manual_seed(0)
+    return FrozenLinear.of(nn.Linear(16, 8, bias=False))
+
+
+def filled(kind):
+    layer = kind(base(), Site("q", 0, "q", 4, 8.0))
+    with torch.no_grad():
+        layer.lora_B.normal_()
+    return layer
+
+
+def test_an_exact_fold_differs_by_rounding_only():
+    assert 0 < measure(filled(LowRankLinear))["main.merge_error"].value < 1e-6
+
+
+def test_a_wrong_fold_is_told_in_full():
+    assert measure(Off(base()))["main.merge_error"].value == pytest.approx(0.5)
+
+
+def test_what_cannot_be_folded_is_left_out():
+    assert measure(filled(Bent)) == {}
