@@ -255,14 +255,17 @@ def test_a_route_is_read_once_for_all_layers_and_never_in_a_forward():
     assert others.count == 0
 
 
-def test_a_new_route_of_one_layer_is_that_of_all():
+@pytest.mark.parametrize("ids", [torch.tensor(1), torch.tensor([2, 2, 1, 0])], ids=["single", "rows"])
+def test_a_new_route_of_one_layer_is_that_of_all(ids):
     first, second = layers_of(2)
     x = inputs(4, 5)
     first.route(MIXED)
-    first(x)
-    first.route(torch.tensor(1))
-    expected = second.base(x) + shared_change(second, x) + own_change(second, "name", x)
-    torch.testing.assert_close(second(x), expected, rtol=1e-5, atol=1e-5)
+    second(x)
+    first.route(ids)
+    for row, task in enumerate(ids.expand(4)):
+        own = own_change(second, TASKS[task], x[row])
+        expected = second.base(x[row]) + shared_change(second, x[row]) + own
+        torch.testing.assert_close(second(x)[row], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_are_equal_with_and_without_checkpointing():

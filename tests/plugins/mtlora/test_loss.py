@@ -121,5 +121,6 @@ def test_its_state_is_loaded_in_place_and_is_a_copy():
     fresh.load_state_dict(state)
     assert [p.item() for p in held] == [0.5, 1.5]
     assert [id(p) for p in held] == [id(p) for p in fresh.parameters()]
-    held[0].data.fill_(9.0)
+    for parameter in (*held, *learned.parameters()):
+        parameter.data.fill_(9.0)
     assert [float(tensor) for tensor in state.values()] == [0.5, 1.5]
