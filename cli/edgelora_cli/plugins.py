@@ -9,6 +9,7 @@ import click
 from edgelora.registry import Registry
 from edgelora_cli.commands import Group
 from edgelora_cli.console import emit, style, table, warn
+from edgelora_cli.plugin_check import check
 from edgelora_cli.plugin_new import new
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def show(name: str) -> None:
 
 
 plugins.add_command(new)
+plugins.add_command(check)
 
 
 def _offers(plugin: PluginStatus) -> str:

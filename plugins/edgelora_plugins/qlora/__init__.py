@@ -18,6 +18,7 @@ def edgelora_quantizers() -> Iterable[Part]:
         options="edgelora.options:FourBitOptions",
         summary="4-bit NormalFloat in blocks, the scales quantized too",
         paper="arXiv:2305.14314",
+        abilities=("StockQuantization",),
     )
     yield Part(
         name="fp4",
@@ -25,6 +26,7 @@ def edgelora_quantizers() -> Iterable[Part]:
         options="edgelora.options:FourBitOptions",
         summary="4-bit floating point in blocks, the scales quantized too",
         paper="arXiv:2305.14314",
+        abilities=("StockQuantization",),
     )
 
 

@@ -1,0 +1,242 @@
+"""``edgelora plugins check``: the conformance kit on an installed plugin, as a report."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgelora_cli.commands import Command
+from edgelora_cli.console import emit, note, print_problem, style
+
+if TYPE_CHECKING:
+    from edgelora.errors import GateFailed
+    from edgelora.registry.status import PluginStatus
+    from edgelora.testing import CheckResult, PluginConformance
+
+COLOURS = {"ok": "green", "failed": "red", "skipped": "yellow"}
+
+
+@click.command(
+    cls=Command,
+    examples="""
+    edgelora plugins check lora
+    edgelora plugins check litmus --set litmus.samples=5
+    edgelora plugins check mine --skip "starts as the base=it starts at a decomposition"
+    edgelora plugins check mine --json
+    """,
+)
+@click.argument("name")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="PART.OPTION=VALUE",
+    help="Check a part with another option than its default (repeatable).",
+)
+@click.option(
+    "--skip",
+    "skipped",
+    multiple=True,
+    metavar="CHECK=REASON",
+    help="Leave a check out, of all parts or as PART.CHECK, with the reason for the report (repeatable).",
+)
+@click.pass_context
+def check(ctx: click.Context, name: str, changes: tuple[str, ...], skipped: tuple[str, ...]) -> None:
+    """Run the conformance kit on every part of the plugin NAME.
+
+    Exit code 10 when a check fails.
+    """
+    options, reasons = _parse_options(changes), _parse_reasons(skipped)
+    plugin = _installed(name)
+    started = time.perf_counter()
+    _refuse_unknown_parts(plugin, options)
+    sections = []
+    for title, checked in _checked(plugin, options):
+        note(f"checking {title}")
+        sections.append(Section(title, tuple(_run(checked, reasons))))
+    _refuse_unknown_checks(reasons)
+    report = Report(plugin, tuple(sections), time.perf_counter() - started)
+    emit(report.document(), report.text())
+    if report.failed:
+        ctx.exit(_tell(report))
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """The plugin as a whole, or one of its parts, with what became of its checks."""
+
+    title: str
+    results: tuple[CheckResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that was checked."""
+
+    plugin: PluginStatus
+    sections: tuple[Section, ...]
+    seconds: float
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Checks by outcome."""
+        found = Counter(result.outcome for section in self.sections for result in section.results)
+        return {outcome: found[outcome] for outcome in ("ok", "failed", "skipped")}
+
+    @property
+    def failed(self) -> list[str]:
+        """The checks that failed, for people."""
+        return [
+            f"{section.title}: {result.sentence}"
+            for section in self.sections
+            for result in section.results
+            if result.outcome == "failed"
+        ]
+
+    def text(self) -> str:
+        """One line per check."""
+        lines = []
+        for section in self.sections:
+            lines += [style(section.title, bold=True), *map(_line, section.results), ""]
+        counts = self.counts
+        summary = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        return "\n".join([*lines, f"{sum(counts.values())} checks in {self.seconds:.0f} s: {summary}"])
+
+    def document(self) -> dict[str, Any]:
+        """The same as JSON; with a member ``error`` where a check failed."""
+        found: dict[str, Any] = {
+            "plugin": self.plugin.name,
+            "distribution": self.plugin.distribution,
+            "version": self.plugin.version,
+            "checked": [
+                {"what": section.title, "checks": [asdict(result) for result in section.results]}
+                for section in self.sections
+            ],
+            **self.counts,
+        }
+        if self.failed:
+            failure = _failure(self)
+            found["error"] = {
+                "id": failure.id,
+                "exit_code": failure.exit_code,
+                "problem": failure.problem,
+                "fix": failure.fix,
+            }
+        return found
+
+
+def _failure(report: Report) -> GateFailed:
+    from edgelora.errors import GateFailed
+
+    failed = report.failed
+    return GateFailed(
+        f"plugin {report.plugin.name!r} fails {len(failed)} of {sum(report.counts.values())} checks: "
+        f"{'; '.join(failed)}",
+        fix="do what the FAILED lines of the report say, then run it again",
+    )
+
+
+def _tell(report: Report) -> int:
+    """Say on stderr what failed; the exit code of that."""
+    failure = _failure(report)
+    print_problem(failure.id, failure.problem, failure.fix)
+    return failure.exit_code
+
+
+def _line(result: CheckResult) -> str:
+    word = result.outcome.upper() if result.outcome == "failed" else result.outcome
+    told = {"ok": f" ({result.detail})" if result.detail else ""}.get(result.outcome, f": {result.detail}")
+    return f"  {style(word.ljust(7), fg=COLOURS[result.outcome])}  {result.sentence}{told}"
+
+
+def _checked(
+    plugin: PluginStatus, options: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, type[PluginConformance]]]:
+    """What to check: the plugin, then each part, without what was checked with the plugin."""
+    import torch
+
+    from edgelora.testing import PluginConformance, conformance_of
+
+    # Models are tiny: threads would only wait for each other.
+    torch.set_num_threads(1)
+    origin = f"{plugin.distribution} {plugin.version}".strip()
+    yield f"plugin {plugin.name} ({origin})", type("Checked", (PluginConformance,), {"plugin": plugin.name})
+    for found in plugin.parts:
+        title = f"{found.kind.replace('_', ' ')} {found.part.name}"
+        yield title, conformance_of(found, options=options.get(found.part.name, {}))
+
+
+def _run(checked: type[PluginConformance], reasons: Mapping[str, str]) -> Iterator[CheckResult]:
+    from edgelora.testing import CheckResult, PartConformance, PluginConformance, check_names, run_check
+
+    for name in check_names(checked):
+        if issubclass(checked, PartConformance) and hasattr(PluginConformance, f"test_{name}"):
+            continue
+        part = checked.part.rpartition(":")[2] if issubclass(checked, PartConformance) else checked.plugin
+        reason = reasons.get(name) or reasons.get(f"{part}.{name}")
+        yield CheckResult(name, "skipped", reason) if reason else run_check(checked, name)
+
+
+def _installed(name: str) -> PluginStatus:
+    from edgelora.errors import PluginMissing
+    from edgelora.registry import Registry
+
+    found = {plugin.name: plugin for plugin in Registry.discover().plugins}
+    if name not in found:
+        near = difflib.get_close_matches(name, found, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise PluginMissing(
+            f"no plugin {name!r} is installed", fix=f"{hint}installed are: {', '.join(found) or 'none'}"
+        )
+    return found[name]
+
+
+def _refuse_unknown_parts(plugin: PluginStatus, options: Mapping[str, Any]) -> None:
+    names = [found.part.name for found in plugin.parts]
+    if strange := [name for name in options if name not in names]:
+        offered = ", ".join(names) or "none"
+        raise click.UsageError(
+            f"--set: plugin {plugin.name} offers no part {strange[0]!r}; it offers {offered}"
+        )
+
+
+def _refuse_unknown_checks(reasons: Iterable[str]) -> None:
+    from edgelora.testing import CONFORMANCE, check_names
+
+    known = {name for kind in CONFORMANCE.values() for name in check_names(kind)}
+    if strange := [name for name in reasons if name.rpartition(".")[2] not in known]:
+        near = difflib.get_close_matches(strange[0].rpartition(".")[2], known, n=1)
+        hint = f"; did you mean {near[0].replace('_', ' ')!r}?" if near else ""
+        raise click.UsageError(f"--skip: there is no check {strange[0].replace('_', ' ')!r}{hint}")
+
+
+def _parse_options(changes: Iterable[str]) -> dict[str, dict[str, Any]]:
+    import yaml
+
+    options: dict[str, dict[str, Any]] = {}
+    for change in changes:
+        place, equals, value = change.partition("=")
+        part, dot, option = place.strip().partition(".")
+        if not (equals and dot and part and option):
+            raise click.UsageError(f"--set {change!r} is not of the form PART.OPTION=VALUE")
+        try:
+            options.setdefault(part, {})[option] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise click.UsageError(f"--set {change!r}: {value!r} is no value in YAML") from error
+    return options
+
+
+def _parse_reasons(skipped: Iterable[str]) -> dict[str, str]:
+    reasons = {}
+    for each in skipped:
+        name, _, reason = each.partition("=")
+        if not name.strip() or not reason.strip():
+            raise click.UsageError(f"--skip {each!r} is not of the form CHECK=REASON")
+        reasons[name.strip().replace(" ", "_")] = reason.strip()
+    return reasons

@@ -1,0 +1,171 @@
+"""What the checks of adapters share: subjects fresh and trained over each base, and their packed forms."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from edgelora.engine.pack import RunRecord, pack
+from edgelora.errors import CombinationError, EdgeloraError
+from edgelora.manifest.base_identity import identify_base
+from edgelora.plan import Plan
+from edgelora.testing import tiny
+from edgelora.testing.check import skip
+from edgelora.testing.fresh import FreshProcess, Packed
+from edgelora.testing.part import PartConformance
+from edgelora.testing.subject import Subject, make_subject
+
+STEPS = 3
+
+
+class AdapterBench(PartConformance):
+    """Makes the things that `AdapterConformance` looks at, each once per class.
+
+    Attributes:
+        quantizers: Bases to try; those that are not installed, or that the adapter refuses, are left out.
+    """
+
+    quantizers: ClassVar[tuple[str, ...]] = ("baseline:none", "qlora:nf4")
+    learning_rate: ClassVar[float] = 1e-2
+
+    def plans(self, dtype: str = "float32") -> list[Plan]:
+        """One for each base the adapter can work on."""
+        return self.keep(("plans", dtype), lambda: self._make_plans(dtype))
+
+    def subjects(self, dtypes: tuple[str, ...] = ("float32",)) -> Iterator[Subject]:
+        """Adapted models that never learned."""
+        for dtype in dtypes:
+            for plan in self.plans(dtype):
+                yield self.keep(
+                    ("subject", dtype, self._name(plan)), lambda plan=plan: self.fresh_subject(plan)
+                )
+
+    def trained(self) -> Iterator[Subject]:
+        """Adapted models after three steps."""
+        for plan in self.plans():
+            yield self.keep(("trained", self._name(plan)), lambda plan=plan: self._train(plan))
+
+    def fresh_subject(self, plan: Plan) -> Subject:
+        """A newly adapted model."""
+        subject = make_subject(plan)
+        subject.start_logits = subject.logits()
+        return subject
+
+    def over(self, subject: Subject, task: str = "") -> str:
+        """How messages name the base and the task."""
+        return self._name(subject.plan) + (f", task {task!r}:" if task else ":")
+
+    def fresh_process(self) -> FreshProcess:
+        """The one fresh process of this class: it lists the plugin and applies what was packed here."""
+        return self.keep("fresh process", lambda: FreshProcess(self.plugin_name(), self._packed()[0]))
+
+    def pack_failures(self) -> dict[str, str]:
+        """Why an adapter could not be packed, by base."""
+        return self._packed()[1]
+
+    def logits_file(self, subject: Subject) -> Path:
+        """Where the fresh process wrote its logits."""
+        return self._place(subject).with_suffix(".pt")
+
+    def skip_unless(self, ability: type) -> None:
+        """Skip the check where no layer has an ability."""
+        for subject in self.subjects():
+            if not any(isinstance(layer, ability) for layer in subject.layers.values()):
+                skip(f"its layers are not {ability.__name__}")
+
+    def _make_plans(self, dtype: str) -> list[Plan]:
+        found, registry = self.found(), self.registry()
+        tasks = tiny.TASKS if "TaskAware" in found.part.abilities else ("main",)
+        installed = {each.qualified_name for each in registry.parts("quantizer")}
+        plans, refusals = [], []
+        for quantizer in self.quantizers:
+            if quantizer not in installed:
+                continue
+            adapter = {"name": found.qualified_name, **tiny.SMALL, **self.options}
+            train = {"dtype": dtype, "learning_rate": self.learning_rate}
+            parts = {"quantizer": quantizer, "adapter": adapter, "train": train}
+            try:
+                plans.append(tiny.plan_with(registry, found, parts, tasks=tasks))
+            except CombinationError as refusal:
+                refusals.append(refusal.problem)
+        if not plans:
+            skip("; ".join(refusals) or f"none of {', '.join(self.quantizers)} is installed")
+        return plans
+
+    def _train(self, plan: Plan) -> Subject:
+        subject = make_subject(plan)
+        before = subject.held_loss()
+        subject.train(STEPS)
+        self._kept["loss", self.over(subject)] = (before, subject.held_loss())
+        return subject
+
+    def _packed(self) -> tuple[list[Packed], dict[str, str]]:
+        return self.keep("packed", self._pack)
+
+    def _pack(self) -> tuple[list[Packed], dict[str, str]]:
+        packed: list[Packed] = []
+        failures: dict[str, str] = {}
+        try:
+            subjects = list(self.trained())
+        # What goes wrong while training is told by other checks; the plugin is still to be listed.
+        except Exception:
+            return [], {}
+        for subject in subjects:
+            name, place = self.over(subject), self._place(subject)
+            try:
+                with _home_of_its_own():
+                    pack(subject.model, subject.layers, subject.plan, _record(subject), place)
+            except EdgeloraError as error:
+                failures[name] = str(error)
+            else:
+                packed.append(
+                    Packed(name, str(place), str(tiny.base_folder()), str(self.logits_file(subject)))
+                )
+        return packed, failures
+
+    def _place(self, subject: Subject) -> Path:
+        quantizer = subject.plan.parts["quantizer"].name
+        found = self.found()
+        return tiny.folder() / f"{found.plugin}-{found.part.name}-{quantizer}-{id(type(self)):x}" / "adapter"
+
+    @staticmethod
+    def _name(plan: Plan) -> str:
+        quantizer = plan.parts["quantizer"].name
+        return "over the plain base" if quantizer == "none" else f"over {quantizer}"
+
+
+def _record(subject: Subject) -> RunRecord:
+    return RunRecord(
+        base=identify_base(tiny.base_folder()),
+        dataset=subject.dataset,
+        steps=len(subject.losses),
+        tokens=1,
+        threads=torch.get_num_threads(),
+        started_at=datetime.now(UTC),
+        versions={},
+        peak_bytes={},
+        recipe_digest="sha256:" + "0" * 64,
+        base_measurements={},
+        measurements={},
+        rank_pattern={},
+    )
+
+
+@contextmanager
+def _home_of_its_own() -> Iterator[None]:
+    """Digests of the tiny base do not go into the user's cache."""
+    found: Any = os.environ.get("EDGELORA_HOME")
+    os.environ["EDGELORA_HOME"] = str(tiny.folder() / "home")
+    try:
+        yield
+    finally:
+        if found is None:
+            del os.environ["EDGELORA_HOME"]
+        else:
+            os.environ["EDGELORA_HOME"] = found

@@ -1,0 +1,111 @@
+"""What holds for the change an adapter makes: delta, factors and merge are what its forward computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgelora.capabilities import Additive, LowRank, Mergeable
+from edgelora.layers import FrozenLinear, merge_into
+from edgelora.testing.adapter_bench import AdapterBench
+from edgelora.testing.check import require, skip
+from edgelora.testing.subject import Subject
+
+
+class ChangeChecks(AdapterBench):
+    """The part of `AdapterConformance` that is about what a layer adds to its base."""
+
+    def test_the_delta_is_the_change(self) -> None:
+        """An Additive layer computes y = base(x) + delta(x)."""
+        self._compare_changes(Additive, "delta(x)", lambda layer, x: layer.delta(x))
+
+    def test_the_factors_are_the_forward(self) -> None:
+        """A LowRank layer computes y = base(x) + scaling · x Aᵀ Bᵀ, and its factors carry gradients."""
+
+        def product(layer: Any, x: Tensor) -> Tensor:
+            A, B, scaling = layer.factors()
+            return scaling * (x @ A.to(x.dtype).T @ B.to(x.dtype).T)
+
+        self._compare_changes(LowRank, "factors()", product)
+        for subject in self.trained():
+            for site, layer in subject.layers.items():
+                if isinstance(layer, LowRank):
+                    A, B, _ = layer.factors()
+                    require(
+                        A.requires_grad or B.requires_grad,
+                        f"the factors of {site} carry no gradient; compute them from the parameters, "
+                        "undetached",
+                    )
+
+    def _compare_changes(self, ability: Any, what: str, change: Any) -> None:
+        self.skip_unless(ability)
+        for subject in self.trained():
+            subject.model.eval()
+            for task in subject.routes():
+                for site, (x, y) in subject.observe(subject.batch()).items():
+                    layer = subject.layers[site]
+                    if isinstance(layer, ability):
+                        with torch.no_grad():
+                            added = y - subject.base_of(site)(x)
+                            computed = change(layer, x)
+                        self._require_close(
+                            computed, added, y, f"{self.over(subject, task)} {what} of {site}"
+                        )
+
+    def test_merging_is_the_forward(self) -> None:
+        """One plain linear with the merged weight computes what the layer computes."""
+        for subject in self.trained():
+            subject.model.eval()
+            if not any(can_merge(layer) for layer in subject.layers.values()):
+                skip("its layers are neither Mergeable nor LowRank")
+            for task in subject.routes():
+                seen = subject.observe(subject.batch())
+                for site, layer, base in layers_with_base(subject):
+                    if not can_merge(layer):
+                        continue
+                    x, y = seen[site]
+                    with torch.no_grad():
+                        weight = base.dequantize(dtype=torch.float32).clone()
+                        kept = weight.clone()
+                        folded = merge_into(layer, weight, site)
+                        half = merge_into(layer, weight.bfloat16(), site)
+                        where = f"{self.over(subject, task)} the merge of {site}"
+                        require(
+                            torch.equal(weight, kept), f"{where} wrote to the weight it was given; copy it"
+                        )
+                        require(
+                            folded.dtype == torch.float32 and half.dtype == torch.bfloat16,
+                            f"{where} is {half.dtype} for a bfloat16 weight; answer in the dtype of the "
+                            "weight",
+                        )
+                        plain = base(x)
+                        bias = None if base.bias is None else base.bias.float()
+                        merged = functional.linear(x, folded, bias)
+                    self._require_close(merged - plain, y - plain, y, where)
+
+    def _require_close(self, found: Tensor, expected: Tensor, scale: Tensor, where: str) -> None:
+        far = float((found.float() - expected.float()).norm())
+        most = 1e-3 * float(expected.norm()) + 1e-6 * float(scale.norm())
+        require(
+            far <= most,
+            f"{where} is not what the forward computes: off by {far:.2e}, where the change is "
+            f"{float(expected.norm()):.2e}; make both follow from the same parameters",
+        )
+
+
+def can_merge(layer: nn.Module) -> bool:
+    """Whether a layer says that it can be folded into one weight."""
+    return isinstance(layer, Mergeable | LowRank)
+
+
+def layers_with_base(subject: Subject) -> Iterator[tuple[str, nn.Module, FrozenLinear]]:
+    """Site, layer and the frozen linear in it, where it has one."""
+    for site, layer in subject.layers.items():
+        for part in layer.modules():
+            if isinstance(part, FrozenLinear):
+                yield site, layer, part
+                break

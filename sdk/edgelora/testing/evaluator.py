@@ -1,0 +1,194 @@
+"""What holds for every evaluator, tried on a tiny adapted model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import re
+from typing import Any, ClassVar
+
+import torch
+
+from edgelora.engine.evaluate import PaddedBatches
+from edgelora.engine.source import SourceWeights
+from edgelora.parts import Kind
+from edgelora.protocols import Evaluation, Example, Measurement
+from edgelora.testing import tiny
+from edgelora.testing.check import require
+from edgelora.testing.compare import bits_differ
+from edgelora.testing.part import PartConformance
+from edgelora.testing.subject import Subject, make_subject
+
+_NAME = re.compile(r"[\w-]+(\.[\w-]+)+")
+
+
+class EvaluatorConformance(PartConformance):
+    """An evaluator of an installed plugin. Give slow ones smaller ``options``."""
+
+    kind: ClassVar[Kind] = "evaluator"
+
+    def subject(self) -> Subject:
+        """A model with an adapter that changes what it computes."""
+        return self.keep("subject", self._make_subject)
+
+    def _make_subject(self) -> Subject:
+        adapter = tiny.companion(self.registry(), self.found())
+        evaluator = {"name": self.found().qualified_name, **self.options}
+        made = make_subject(
+            tiny.plan_with(self.registry(), adapter, {"evaluators": [evaluator]}, tasks=tiny.TASKS)
+        )
+        made.train(2)
+        made.model.eval()
+        return made
+
+    def evaluation(self, **changes: Any) -> Evaluation:
+        """What the engine hands over, held-out rows of two tasks included."""
+        subject = self.subject()
+        rows = subject.dataset.held_out
+        run = Evaluation(
+            model=subject.model,
+            tokenizer=tiny.tokenizer(),
+            layers=subject.layers,
+            batches=PaddedBatches(rows, subject.layers, tiny.tokenizer(), torch.device("cpu")),
+            tasks=subject.dataset.tasks,
+            plan=subject.plan,
+            seed=3407,
+            examples=[
+                Example(subject.dataset.tasks[row.task], row.prompt or "", row.response or "") for row in rows
+            ],
+            split_digest=subject.dataset.held_out_digest,
+            source=SourceWeights(tiny.base_folder()),
+        )
+        return dataclasses.replace(run, **changes)
+
+    def measure(self, run: Evaluation) -> dict[str, Measurement]:
+        """The measurements of a freshly built evaluator."""
+        found: dict[str, Measurement] = self.planned().build()(run)
+        return found
+
+    def measured(self) -> dict[str, Measurement]:
+        """The measurements of the ordinary run, made once."""
+        return self.keep("measured", lambda: self.measure(self.evaluation()))
+
+    def test_it_returns_measurements(self) -> None:
+        """A value inside its interval, and how many examples are behind it."""
+        require_measurements(self.measured(), "on held-out rows")
+        require(
+            self.measured(), "nothing was measured on an adapted model with held-out rows; return something"
+        )
+
+    def test_its_names_say_what_was_measured(self) -> None:
+        """Keys are ``<task>.<metric>`` or ``<suite>.<row>``."""
+        wrong = [name for name in self.measured() if not _NAME.fullmatch(name)]
+        require(
+            not wrong,
+            f'{", ".join(wrong)} is no name of a measurement; write f"{{task}}.metric" or suite.row',
+        )
+
+    def test_the_same_model_measures_the_same(self) -> None:
+        """Twice the same numbers, whatever the global random state."""
+        torch.manual_seed(1)
+        random.seed(1)
+        again = self.measure(self.evaluation())
+        first = self.measured()
+        different = [
+            name for name in first.keys() | again.keys() if repr(first.get(name)) != repr(again.get(name))
+        ]
+        require(
+            not different,
+            f"{', '.join(sorted(different))} differs at the second time; draw from a generator seeded "
+            "with run.seed, and keep no state between calls",
+        )
+
+    def test_the_random_state_is_left_as_found(self) -> None:
+        """Python's and torch's: an evaluation on the way must not change the training after it."""
+        run = self.evaluation()
+        before = random.getstate(), torch.get_rng_state()
+        self.measure(run)
+        same = before[0] == random.getstate() and torch.equal(before[1], torch.get_rng_state())
+        random.setstate(before[0])
+        torch.set_rng_state(before[1])
+        require(
+            same, "the global random state changed; use random.Random(run.seed) and torch.Generator instead"
+        )
+
+    def test_the_mode_is_left_as_found(self) -> None:
+        """Training or evaluation, module by module, also where they are mixed."""
+        model = self.subject().model
+        for training in (True, False):
+            model.train(training)
+            # One that differs from the rest, which a train() of the whole model would lose.
+            next(iter(self.subject().layers.values())).train(not training)
+            before = [module.training for module in model.modules()]
+            self.measure(self.evaluation())
+            after = [module.training for module in model.modules()]
+            model.eval()
+            require(
+                before == after,
+                "modules are in another mode than before; remember which were training, and restore those",
+            )
+
+    def test_the_weights_are_left_as_found(self) -> None:
+        """Every bit of the model, what may learn, and no gradients left behind."""
+        model = self.subject().model
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        may_learn = [parameter.requires_grad for parameter in model.parameters()]
+        self.measure(self.evaluation())
+        different = bits_differ(before, model.state_dict())
+        model.load_state_dict(before, strict=False)
+        require(not different, f"{different} changed; put weights back as they were, or measure a copy")
+        require(
+            may_learn == [parameter.requires_grad for parameter in model.parameters()],
+            "which parameters may learn changed; restore requires_grad",
+        )
+        left = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+        model.zero_grad(set_to_none=True)
+        require(not left, f"gradients are left in {', '.join(left[:3])}; measure under torch.no_grad()")
+
+    def test_it_works_without_held_out_rows(self) -> None:
+        """Recipes need not hold anything out: measure what needs no rows, or nothing."""
+        run = self.evaluation(batches=[], examples=[], split_digest="")
+        require_measurements(self._safely(run, "without held-out rows"), "without held-out rows")
+
+    def test_it_works_on_the_bare_base(self) -> None:
+        """``layers`` is empty there."""
+        run = self.evaluation(layers={}, model=self._bare_model())
+        require_measurements(self._safely(run, "on the bare base"), "on the bare base")
+
+    def test_it_works_without_the_files_of_the_base(self) -> None:
+        """``source`` is None where a model was not loaded from a folder."""
+        run = self.evaluation(source=None)
+        require_measurements(self._safely(run, "without source"), "without source")
+
+    def _safely(self, run: Evaluation, where: str) -> dict[str, Measurement]:
+        try:
+            return self.measure(run)
+        # Whatever a plugin raises here is the finding.
+        except Exception as error:
+            raise AssertionError(
+                f"{where} it raised {type(error).__name__}: {error}; return {{}} where there is nothing to "
+                "measure"
+            ) from error
+
+    def _bare_model(self) -> Any:
+        from edgelora.engine.base import load_base
+
+        return self.keep("bare", lambda: load_base(self.subject().plan, torch.device("cpu")))
+
+
+def require_measurements(found: object, where: str) -> None:
+    """A dict of sound measurements."""
+    require(isinstance(found, dict), f"{where} it returned {type(found).__name__}; return a dict")
+    assert isinstance(found, dict)
+    for name, each in found.items():
+        require(isinstance(each, Measurement), f"{name} is {each!r} {where}; make it a Measurement")
+        require(
+            not math.isnan(each.value) and each.low <= each.value <= each.high,
+            f"{name} is {each.value} in [{each.low}, {each.high}] {where}; the interval must hold the "
+            "value (edgelora.intervals)",
+        )
+        require(
+            isinstance(each.n, int) and each.n >= 1,
+            f"{name} has n = {each.n!r} {where}; leave out what was measured on nothing",
+        )

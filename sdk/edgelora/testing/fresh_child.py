@@ -1,0 +1,52 @@
+"""What `edgelora.testing.fresh` runs in another process: a file, so that nothing is imported before it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from edgelora.registry import HEAVY, Registry
+
+
+def list_plugin(name: str) -> dict[str, Any]:
+    """State of the plugin, and what listing it alone imported."""
+    found = {status.name: status for status in Registry.discover(only=[name]).plugins}
+    heavy = [module for module in HEAVY if module in sys.modules]
+    if name not in found:
+        return {"state": "missing", "cause": f"no plugin {name!r} is installed", "heavy": heavy}
+    return {"state": found[name].state, "cause": found[name].cause, "heavy": heavy}
+
+
+def apply_adapter(adapter: dict[str, str], registry: Registry) -> None:
+    """Write the logits that an adapter gives, by task; ``""`` where it tells no tasks apart."""
+    import torch
+
+    from edgelora.engine.apply import load_adapted, probe_logits
+
+    torch.set_num_threads(1)
+    adapted = load_adapted(adapter["folder"], registry, base=adapter["base"], device=torch.device("cpu"))
+    logits = {}
+    for task in adapted.tasks or ("",):
+        adapted.route(task or None)
+        logits[task] = probe_logits(adapted.model)
+    torch.save(logits, adapter["logits"])
+
+
+def main() -> None:
+    """Read a task from stdin, write the answer to the file it names."""
+    task = json.load(sys.stdin)
+    listed, failed = list_plugin(task["plugin"]), {}
+    registry = Registry.discover() if task["adapters"] else None
+    for adapter in task["adapters"]:
+        try:
+            apply_adapter(adapter, registry)
+        # Whatever a plugin raises here is the finding.
+        except (Exception, SystemExit) as error:
+            failed[adapter["name"]] = f"{type(error).__name__}: {error}"
+    Path(task["answer"]).write_text(json.dumps({"listed": listed, "failed": failed}))
+
+
+if __name__ == "__main__":
+    main()

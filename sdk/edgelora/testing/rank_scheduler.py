@@ -1,0 +1,271 @@
+"""What holds for every rank scheduler, tried over a short run of a tiny model."""
+
+from __future__ import annotations
+
+import copy
+import io
+import random
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from edgelora.capabilities import Prunable
+from edgelora.engine.inject import adapter_tensors
+from edgelora.engine.state import load_adapter_tensors
+from edgelora.parts import Kind
+from edgelora.plan import Plan
+from edgelora.protocols import RankScheduler
+from edgelora.testing import tiny
+from edgelora.testing.check import require
+from edgelora.testing.compare import bits_differ, impurity, same_state
+from edgelora.testing.part import PartConformance
+from edgelora.testing.subject import Subject, make_subject
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_OPTIMIZER_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+
+
+@dataclass(slots=True)
+class Run:
+    """A short training run under the scheduler.
+
+    Attributes:
+        patterns: ``rank_pattern()`` after each step.
+    """
+
+    subject: Subject
+    scheduler: RankScheduler
+    optimizer: Optimizer
+    patterns: list[dict[str, int]] = field(default_factory=list)
+
+    def take(self, step: int) -> None:
+        """One optimizer step, the hooks called as the engine calls them."""
+        names = ("before_forward", "before_update", "after_update")
+        self.subject.step(step, self.optimizer, {name: getattr(self.scheduler, name) for name in names})
+        self.patterns.append(dict(self.scheduler.rank_pattern()))
+
+
+class RankSchedulerConformance(PartConformance):
+    """A rank scheduler of an installed plugin.
+
+    It runs over an adapter of its own plugin that has the abilities it needs, else over plain LoRA.
+
+    Attributes:
+        steps: Of the run; give the scheduler ``options`` that let it act within them.
+        budget: Rank components left at the end, over all sites, at most; None where there is no such promise.
+    """
+
+    kind: ClassVar[Kind] = "rank_scheduler"
+    steps: ClassVar[int] = 12
+    budget: ClassVar[int | None] = None
+
+    def plan(self) -> Plan:
+        """The scheduler with an adapter it can work with."""
+        return self.keep("plan", self._make_plan)
+
+    def _make_plan(self) -> Plan:
+        registry, found = self.registry(), self.found()
+        adapter = tiny.companion(registry, found)
+        scheduler = {"name": found.qualified_name, **self.options}
+        return tiny.plan_with(registry, adapter, {"rank_scheduler": scheduler})
+
+    def start(self) -> Run:
+        """A run before its first step."""
+        subject = make_subject(self.plan())
+        optimizer = subject.optimizer()
+        scheduler: RankScheduler = self.plan().build("rank_scheduler")
+        scheduler.attach(subject.layers, optimizer, self.steps)
+        return Run(subject, scheduler, optimizer)
+
+    def whole_run(self) -> Run:
+        """A run to its end, made once."""
+        return self.keep("run", self._run)
+
+    def _run(self) -> Run:
+        run = self.start()
+        for step in range(self.steps):
+            run.take(step)
+        return run
+
+    def test_it_runs_through_all_steps(self) -> None:
+        """Losses and parameters stay finite."""
+        run = self.whole_run()
+        lost = [
+            name for name, each in adapter_tensors(run.subject.layers).items() if not each.isfinite().all()
+        ]
+        odd = [loss for loss in run.subject.losses if not abs(loss) < float("inf")]
+        require(
+            not lost and not odd, f"after {self.steps} steps {lost[:3]} or losses {odd[:3]} are not finite"
+        )
+
+    def test_its_rank_pattern_fits_the_sites(self) -> None:
+        """Known sites, whole numbers from 0 to the rank of the site, at every step."""
+        run = self.whole_run()
+        most = {name: tiny.SMALL["rank"] for name in run.subject.layers}
+        for step, pattern in enumerate(run.patterns):
+            unknown = [name for name in pattern if name not in most]
+            require(
+                not unknown, f"at step {step} rank_pattern names {unknown[:3]}, no site; use attach's names"
+            )
+            wrong = {
+                name: rank
+                for name, rank in pattern.items()
+                if type(rank) is not int or not 0 <= rank <= most[name]
+            }
+            require(
+                not wrong,
+                f"at step {step} rank_pattern says {wrong}; give whole numbers from 0 to the rank, which "
+                f"is {tiny.SMALL['rank']}",
+            )
+
+    def test_its_rank_pattern_is_what_the_layers_have(self) -> None:
+        """At the end no Prunable layer has more components in use than the pattern says.
+
+        Before that they may grow again between two prunings.
+        """
+        run = self.whole_run()
+        said, used = run.patterns[-1], _ranks_in_use(run.subject)
+        wrong = {name: (used[name], said[name]) for name in said if used.get(name, 0) > said[name]}
+        require(
+            not wrong,
+            f"at the end sites use more components than rank_pattern says, as (used, said): {wrong}; call "
+            "zero_ranks after the last updates too",
+        )
+
+    def test_it_ends_within_its_budget(self) -> None:
+        """The ranks at the end are at most ``budget``, or what training started with."""
+        run = self.whole_run()
+        start = tiny.SMALL["rank"] * len(run.subject.layers)
+        most = start if self.budget is None else self.budget
+        left = {name: tiny.SMALL["rank"] for name in run.subject.layers} | run.patterns[-1]
+        total = sum(left.values())
+        self.note("it_ends_within_its_budget", f"{total} of {start} rank components left")
+        require(
+            total <= most, f"{total} components are left at the end, above the budget of {most}; prune on"
+        )
+
+    def test_its_state_is_plain(self) -> None:
+        """Tensors, numbers, strings, lists and dicts: what a checkpoint can hold without pickles."""
+        defect = impurity(self.whole_run().scheduler.state_dict())
+        require(not defect, defect)
+
+    def test_a_resumed_run_goes_on_bitwise(self) -> None:
+        """Stopped at any third of the run and resumed, it ends with the same bits."""
+        whole = self.whole_run()
+        for stop in (self.steps // 3, 2 * self.steps // 3):
+            first = self.start()
+            for step in range(stop):
+                first.take(step)
+            state = _through_a_file(
+                {
+                    "adapter": adapter_tensors(first.subject.layers),
+                    "optimizer": first.optimizer.state_dict(),
+                    "scheduler": first.scheduler.state_dict(),
+                }
+            )
+            second = self.start()
+            load_adapter_tensors(second.subject.layers, state["adapter"])
+            second.optimizer.load_state_dict(state["optimizer"])
+            second.scheduler.load_state_dict(state["scheduler"])
+            for step in range(stop, self.steps):
+                second.take(step)
+            different = bits_differ(
+                adapter_tensors(whole.subject.layers), adapter_tensors(second.subject.layers)
+            )
+            require(
+                not different and second.patterns[-1] == whole.patterns[-1],
+                f"resumed at step {stop}, the run ends with other bits in {different or 'rank_pattern'}; "
+                "put all that later steps depend on into state_dict(), and let draws follow from the step",
+            )
+
+    def test_it_acts_in_its_hooks_only(self) -> None:
+        """Attaching and asking change nothing, and no other library's hook is left behind."""
+        subject = make_subject(self.plan())
+        optimizer = subject.optimizer()
+        scheduler: Any = self.plan().build("rank_scheduler")
+        before, logits = _copies(subject), subject.logits()
+        hooks = _hook_counts(subject.model, optimizer)
+        scheduler.attach(subject.layers, optimizer, self.steps)
+        require(
+            hooks == _hook_counts(subject.model, optimizer),
+            "attach registers hooks on modules or on the optimizer; act in before_forward, before_update "
+            "and after_update",
+        )
+        for asked in ("state_dict", "rank_pattern"):
+            first, second = copy.deepcopy(getattr(scheduler, asked)()), getattr(scheduler, asked)()
+            require(same_state(first, second), f"{asked}() answers differently when asked again; only report")
+        different = bits_differ(before, _copies(subject))
+        require(not different, f"attach or asking changed {different}; change nothing before the first step")
+        after = subject.logits()
+        require(
+            all(torch.equal(logits[task], after[task]) for task in logits),
+            "attach or asking changed what the model computes; wait for before_forward",
+        )
+
+    def test_the_random_state_is_left_as_found(self) -> None:
+        """A draw follows from the step, or from a generator of its own: training must not depend on it."""
+        run = self.start()
+        for step in range(self.steps):
+            for hook in ("before_forward", "before_update", "after_update"):
+                before = random.getstate(), torch.get_rng_state()
+                if hook == "before_update":
+                    run.subject.model.train()
+                    run.subject.loss(run.subject.batch()).backward()
+                    before = random.getstate(), torch.get_rng_state()
+                getattr(run.scheduler, hook)(step)
+                same = before[0] == random.getstate() and torch.equal(before[1], torch.get_rng_state())
+                require(
+                    same,
+                    f"{hook} changed the global random state at step {step}; use "
+                    f"random.Random(f'{{seed}}/{{step}}') or a torch.Generator",
+                )
+                if hook == "before_update":
+                    run.optimizer.step()
+            run.optimizer.zero_grad(set_to_none=True)
+
+    def test_the_base_is_never_changed(self) -> None:
+        """Not one bit of it, over a whole run."""
+        subject = self.whole_run().subject
+        different = bits_differ(subject.base_tensors, subject.tensors_of_base())
+        require(not different, f"{different} of the base changed; touch the layers' own parameters only")
+
+
+def _copies(subject: Subject) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
+
+
+def _hook_counts(model: nn.Module, optimizer: Optimizer) -> list[int]:
+    modules = [len(getattr(module, name)) for module in model.modules() for name in _HOOKS]
+    replaced = [int("forward" in vars(module)) for module in model.modules()]
+    return [
+        *modules,
+        *replaced,
+        *(len(getattr(optimizer, name)) for name in _OPTIMIZER_HOOKS),
+        int("step" in vars(optimizer)),
+    ]
+
+
+@torch.no_grad()
+def _ranks_in_use(subject: Subject) -> dict[str, int]:
+    """Components of Prunable layers of which no parameter is all zero."""
+    found = {}
+    for site, layer in subject.layers.items():
+        if isinstance(layer, Prunable):
+            used = [
+                parameter.movedim(dim, 0).flatten(1).any(dim=1)
+                for parameter, dim in layer.rank_components().values()
+            ]
+            found[site] = int(torch.stack(used).all(dim=0).sum())
+    return found
+
+
+def _through_a_file(state: dict[str, Any]) -> dict[str, Any]:
+    """As a checkpoint gives it back: copied, and nothing in it but tensors and plain values."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    loaded: dict[str, Any] = torch.load(buffer, weights_only=True)
+    return loaded
