@@ -37,6 +37,8 @@ class Part:
         abilities: Names of the capability protocols its objects will have (``"LowRank"``), so that a plan can
             refuse a combination before torch is imported. The conformance kit compares them with the objects.
         refuses: Parts it cannot work with, as ``"kind:name" -> reason``.
+        starts_elsewhere: Of an adapter: why a model does not compute what its base does when training starts;
+            empty where it does.
         needs: Abilities the adapter of the plan must have, as ``"Prunable" -> reason``.
     """
 
@@ -48,6 +50,7 @@ class Part:
     abilities: tuple[str, ...] = ()
     refuses: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     needs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    starts_elsewhere: str = ""
 
 
 @dataclass(frozen=True, slots=True)

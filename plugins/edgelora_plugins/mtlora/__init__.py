@@ -28,6 +28,7 @@ def edgelora_adapters() -> Iterable[Part]:
         options="edgelora_plugins.mtlora.options:TaskSumOptions",
         summary="the normalized sum of every task's LoRA, for all tasks alike",
         paper=PAPER,
+        starts_elsewhere="the paper adds a LayerNorm of the outputs, which is not zero at the start",
     )
 
 

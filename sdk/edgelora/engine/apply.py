@@ -177,6 +177,7 @@ def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> dict[st
     model.eval()
     before = probe_logits(model)
     layers = inject(model, plan)
+    model.eval()  # the new layers too: dropout belongs to training
     try:
         load_tensors(layers, read_tensors(folder, manifest), manifest.identity.name)
         if torch.equal(before, probe_logits(model)):

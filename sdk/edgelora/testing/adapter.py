@@ -25,16 +25,10 @@ class AdapterConformance(ChangeChecks):
     """An adapter of an installed plugin.
 
     Attributes:
-        starts_as_base: Whether the adapted model first computes what the base does. Where the method starts
-            elsewhere on purpose, set it to False and say why in ``starts_elsewhere``. An adapter that is
-            WantsSource need not start at the base, but nearer to the unquantized weights.
-        starts_elsewhere: The reason.
         learning_rate: With which three steps must lower the loss.
     """
 
     kind: ClassVar[Kind] = "adapter"
-    starts_as_base: ClassVar[bool] = True
-    starts_elsewhere: ClassVar[str] = ""
 
     def objects(self) -> Iterable[Any]:
         """The adapter and its layers."""
@@ -42,10 +36,12 @@ class AdapterConformance(ChangeChecks):
         return [subject.adapter, *subject.layers.values()]
 
     def test_it_starts_as_the_base(self) -> None:
-        """Before the first step the adapted model computes what the base computes."""
-        if not self.starts_as_base:
-            require(self.starts_elsewhere, "starts_as_base is False; write the reason in starts_elsewhere")
-            skip(f"it starts elsewhere: {self.starts_elsewhere}")
+        """Before the first step the adapted model computes what the base computes.
+
+        An adapter that is WantsSource may start nearer to the unquantized weights instead.
+        """
+        if reason := self.found().part.starts_elsewhere:
+            skip(f"it starts elsewhere: {reason}")
         for subject in self.subjects():
             if isinstance(subject.adapter, WantsSource):
                 self._require_start_nearer_to_the_source(subject)
@@ -55,7 +51,7 @@ class AdapterConformance(ChangeChecks):
                 require(
                     far <= 1e-5,
                     f"{self.over(subject, task)} the start is {far:.2e} from the base; let the change "
-                    "start at zero, or subtract the start beside the base (not in it)",
+                    "start at zero, subtract the start beside the base, or give Part(starts_elsewhere=...)",
                 )
 
     def _require_start_nearer_to_the_source(self, subject: Subject) -> None:

@@ -20,6 +20,7 @@ from edgelora.testing.compare import bits_differ
 from edgelora.testing.part import PartConformance
 from edgelora.testing.subject import Subject, make_subject
 
+QUANTIZER = "qlora:nf4"
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)+")
 
 
@@ -34,10 +35,11 @@ class EvaluatorConformance(PartConformance):
 
     def _make_subject(self) -> Subject:
         adapter = tiny.companion(self.registry(), self.found())
-        evaluator = {"name": self.found().qualified_name, **self.options}
-        made = make_subject(
-            tiny.plan_with(self.registry(), adapter, {"evaluators": [evaluator]}, tasks=tiny.TASKS)
-        )
+        parts: dict[str, Any] = {"evaluators": [{"name": self.found().qualified_name, **self.options}]}
+        # Over a quantized base, so that there is something to measure for evaluators of codes too.
+        if any(each.qualified_name == QUANTIZER for each in self.registry().parts("quantizer")):
+            parts["quantizer"] = QUANTIZER
+        made = make_subject(tiny.plan_with(self.registry(), adapter, parts, tasks=tiny.TASKS))
         made.train(2)
         made.model.eval()
         return made

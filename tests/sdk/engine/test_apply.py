@@ -340,3 +340,12 @@ def test_the_card_names_base_library_and_measurements(trained):
 
 def test_the_probe_covers_the_vocabulary(tiny_base):
     assert probe_logits(AutoModelForCausalLM.from_pretrained(tiny_base)).shape == (8, 320)
+
+
+def test_an_applied_adapter_drops_nothing_out(recipe, registry, tiny_base):
+    # DoRA is rebuilt by its own layers, with the dropout it was trained with.
+    changes = {"derivative": "dora", "adapter": {"rank": 4, "dropout": 0.5}}
+    folder = run(recipe({"max_steps": 2}, **changes), registry).folder
+    adapted = load_adapted(str(folder), registry, base=str(tiny_base))
+    assert not any(module.training for module in adapted.model.modules())
+    assert torch.equal(probe_logits(adapted.model), probe_logits(adapted.model))
