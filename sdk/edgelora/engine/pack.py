@@ -235,10 +235,10 @@ def _evaluation(measurements: Mapping[str, Measurement], phase: str) -> tuple[Ev
     return tuple(
         EvaluationEntry(
             metric=name,
-            value=measured.value,
+            value=float(measured.value),
             n=measured.n,
-            low=measured.low if math.isfinite(measured.low) else None,
-            high=measured.high if math.isfinite(measured.high) else None,
+            low=float(measured.low) if math.isfinite(measured.low) else None,
+            high=float(measured.high) if math.isfinite(measured.high) else None,
             phase=phase,
             split_digest=measured.split_digest or None,
         )

@@ -112,9 +112,9 @@ class AdapterConformance(ChangeChecks):
             batch = subject.batch()
             subject.model.eval()
             subject.route(batch.task_ids)
-            together = subject.observe(part_of(batch, len(batch.input_ids), 4))
+            together = subject.observe(part_of(batch, *batch.input_ids.shape))
             subject.route(batch.task_ids[:1])
-            alone = subject.observe(part_of(batch, 1, 4))
+            alone = subject.observe(part_of(batch, 1, batch.input_ids.shape[1]))
             for site, (_, y) in together.items():
                 far = distance(alone[site][1], y[:1])
                 require(
