@@ -20,7 +20,7 @@ class _Section(BaseModel):
 
 
 def _is_task_name(name: str) -> str:
-    if not name.replace("-", "").replace("_", "").isalnum():
+    if not (name.isascii() and name.replace("-", "").replace("_", "").isalnum()):
         raise ValueError("a task name is made of letters, digits, '-' and '_'")
     return name
 

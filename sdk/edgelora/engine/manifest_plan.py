@@ -100,10 +100,12 @@ def _derivative(component: Component, registry: Registry) -> str:
     try:
         registry.derivative(name)
     except PartNotFound as error:
-        distribution = wanted.plugin.distribution if wanted.plugin else "the plugin that offers it"
+        adapter = component.parts["adapter"]
+        made_by = wanted.plugin or adapter
+        version = f">={adapter.version}" if made_by.distribution == adapter.distribution else ""
         raise PluginMissing(
             f"the adapter was made with derivative {name!r}, which is not usable here: {error.problem}",
-            fix=f"pip install {distribution}",
+            fix=f"pip install '{made_by.distribution}{version}'",
         ) from error
     return name
 
