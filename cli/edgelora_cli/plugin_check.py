@@ -56,11 +56,11 @@ def check(ctx: click.Context, name: str, changes: tuple[str, ...], skipped: tupl
     plugin = _installed(name)
     started = time.perf_counter()
     _refuse_unknown_parts(plugin, options)
+    _refuse_unknown_checks(reasons)
     sections = []
     for title, checked in _checked(plugin, options):
         note(f"checking {title}")
         sections.append(Section(title, tuple(_run(checked, reasons))))
-    _refuse_unknown_checks(reasons)
     report = Report(plugin, tuple(sections), time.perf_counter() - started)
     emit(report.document(), report.text())
     if report.failed:
