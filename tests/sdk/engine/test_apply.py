@@ -45,6 +45,16 @@ PROBE = torch.arange(40).view(2, 20)
 
 ADAPTERS = {
     "lora": {"derivative": "lora"},
+    "dora": {"derivative": "dora", "adapter": {"rank": 4}},
+    "qdora": {"derivative": "qdora", "adapter": {"rank": 4}},
+    "olora": {"derivative": "olora", "adapter": {"rank": 4}},
+    "adalora": {
+        "derivative": "adalora",
+        "adapter": {"rank": 6},
+        "rank_scheduler": {"target_rank": 2, "warmup_steps": 0, "final_steps": 1, "every": 1},
+    },
+    "mtlora": {"derivative": "mtlora", "adapter": {"rank": 4, "task_rank": 2}},
+    "iec": {"derivative": "irqlora", "quantizer": "nf4", "adapter": {"rank": 4}},
     "rslora": {"derivative": "rslora", "adapter": {"rank": 8}},
     "qlora": {"derivative": "qlora", "quantizer": {"block_size": 32}},
     "fp4": {"derivative": "qlora", "quantizer": "fp4"},
@@ -101,7 +111,7 @@ def test_stock_peft_computes_the_same_on_the_same_base(trained, tiny_base, regis
     stock = PeftModel.from_pretrained(reference, str(trained[name]))(PROBE).logits
     ours = adapted.model(PROBE).logits.detach()
     assert float((ours - bare).abs().max()) > 1e-2
-    assert float((ours - stock).abs().max()) <= 1e-5
+    torch.testing.assert_close(ours, stock, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -109,7 +119,8 @@ def test_a_packed_adapter_verifies_and_names_its_parts(trained, name):
     assert verify(trained[name]) == []
     manifest = read_manifest(trained[name] / MANIFEST_NAME)
     quantizer = manifest.components[0].parts["quantizer"].name
-    assert quantizer == {"lora": "none", "rslora": "none", "fp4": "fp4"}.get(name, "nf4")
+    over_four_bits = {"qlora": "nf4", "fp4": "fp4", "qdora": "nf4", "iec": "nf4", "patterns": "nf4"}
+    assert quantizer == over_four_bits.get(name, "none")
 
 
 @pytest.mark.parametrize("name", ["lora", "qlora"])
@@ -121,7 +132,7 @@ def test_applying_to_a_model_of_transformers_equals_loading(trained, tiny_base, 
     assert layers.keys() == adapted.layers.keys()
 
 
-@pytest.mark.parametrize("name", ["lora", "qlora", "patterns"])
+@pytest.mark.parametrize("name", ["lora", "qlora", "patterns", "dora", "adalora"])
 def test_a_merged_model_computes_the_same_without_edgelora(trained, tiny_base, registry, tmp_path, name):
     adapted = load_adapted(str(trained[name]), registry, base=str(tiny_base))
     expected = adapted.model(PROBE).logits
