@@ -104,8 +104,8 @@ class Job:
             if self.accelerator.is_main_process:
                 self.folder.forget_after(checkpoint["step"])
             self.reporter.message(f"resuming after step {checkpoint['step']}")
-        elif self.accelerator.is_main_process:
-            self.folder.start(self._document(), overwrite=overwrite)
+        elif not overwrite and self.accelerator.is_main_process:
+            self.folder.check_free()
         if settings.tensorboard:
             self.accelerator.init_trackers("tensorboard")
         return checkpoint

@@ -52,21 +52,26 @@ class RunFolder:
                 leftover.unlink()
             yield
 
-    def start(self, document: dict[str, Any], *, overwrite: bool) -> None:
-        """Begin a new run.
+    def check_free(self) -> None:
+        """Refuse to begin a run over another one.
 
         Raises:
-            RunExists: The directory holds a run, and ``overwrite`` is false.
+            RunExists: The directory holds a run.
         """
-        held = [path for path in (self.adapter, self.checkpoints, self.metrics) if path.exists()]
-        if held and not overwrite:
+        if held := self._held():
             raise RunExists(
                 f"{self.path} already holds a run ({', '.join(path.name for path in held)})",
                 fix="go on with it: --resume; replace it: --overwrite; or set another 'out'",
             )
-        for path in held:
+
+    def start(self, document: dict[str, Any]) -> None:
+        """Begin a new run; one that was there is gone from here on."""
+        for path in self._held():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         atomic_write(self.plan, json.dumps(document, indent=2, sort_keys=True).encode() + b"\n")
+
+    def _held(self) -> list[Path]:
+        return [path for path in (self.adapter, self.checkpoints, self.metrics) if path.exists()]
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""

@@ -68,6 +68,9 @@ def train(
         DiskFull: A checkpoint could not be written; the one before is intact.
     """
     loop = TrainingLoop(model, layers, plan, dataset, around)
+    # Only now does an earlier run give way: what is wrong with recipe, base or data was told before.
+    if checkpoint is None and around.accelerator.is_main_process:
+        around.folder.start(around.stamp["plan"])
     first = 0 if checkpoint is None else loop.restore(checkpoint)
     with stop_request() as stop:
         around.reporter.start(first, loop.total)

@@ -28,6 +28,7 @@ from edgelora.errors import (
     RunLocked,
 )
 from edgelora.run import run
+from edgelora.verify import verify
 from edgelora_plugins.lora.layer import LoraAdapter
 
 
@@ -333,3 +334,11 @@ def test_a_paged_optimizer_on_a_cpu_says_it_is_not_paged(recipe, registry, capsy
 def test_tensorboard_files_are_written_when_asked(recipe, registry, tmp_path):
     run(recipe({"tensorboard": True}), registry)
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+
+
+def test_a_run_that_cannot_start_leaves_the_one_it_would_replace(recipe, registry):
+    result = run(recipe(), registry)
+    refused = recipe(adapter={"name": "iec", "rank": 5})
+    with pytest.raises(PlanError, match="rank 5 does not divide"):
+        run(refused, registry, overwrite=True)
+    assert verify(result.folder) == []
