@@ -17,7 +17,7 @@ LIGHT := cli tools sdk/edgelora/*.py sdk/edgelora/registry sdk/edgelora/plan sdk
 # A caller's PYTHONPATH or user packages must not decide what is tested.
 export PYTHONNOUSERSITE := 1
 
-.PHONY: help quickstart test lint format acceptance bench micro offline-kit wheel wheel-test docs clean
+.PHONY: help quickstart test lint format acceptance bench compare micro offline-kit wheel wheel-test docs clean
 
 help:
 	@echo "make quickstart    the whole job on the built-in model, offline once installed (DERIVATIVE=qlora)"
@@ -25,6 +25,7 @@ help:
 	@echo "make lint          ruff and mypy"
 	@echo "make acceptance    slow checks: kill rounds, three seeds"
 	@echo "make bench         ratios against peers"
+	@echo "make compare       the derivatives side by side, three seeds (half an hour)"
 	@echo "make micro         rebuild the built-in base model"
 	@echo "make wheel-test    build the wheel, try it without the train extra"
 	@echo "make offline-kit   PLATFORM=linux-x86_64|linux-aarch64 EXTRA=train|light: one folder that installs offline"
@@ -56,6 +57,11 @@ acceptance: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/plugins_list.py --out build/bench/plugins_list.json
+	$(BIN)/python benchmarks/icq_search.py --out build/bench/icq_search.json
+
+compare: $(READY)
+	$(BIN)/python benchmarks/derivatives.py --out build/bench/derivatives.json
+	$(BIN)/python benchmarks/task_conflict.py --out build/bench/task_conflict.json
 
 micro: $(READY)
 	$(BIN)/python -m edgelora.micro.build

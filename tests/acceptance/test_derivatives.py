@@ -1,0 +1,35 @@
+"""The derivatives side by side: three seeds on the built-in base, and two tasks that contradict each other."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+BAR = 0.85
+
+pytestmark = pytest.mark.acceptance
+
+
+def measured(name, tmp_path):
+    out = tmp_path / "result.json"
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--out", str(out)]
+    print(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return json.loads(out.read_text())
+
+
+def test_each_derivative_corrects_the_planted_misconception(tmp_path):
+    results = measured("derivatives", tmp_path)["results"]
+    worst = {name: min(run["litmus.decimals_conflict"] for run in runs) for name, runs in results.items()}
+    assert len(worst) == 7
+    assert {name: value for name, value in worst.items() if value < BAR} == {}
+
+
+def test_tasks_behind_one_prompt_need_an_adapter_that_knows_the_task(tmp_path):
+    rows = measured("task_conflict", tmp_path)
+    same = {row["derivative"]: row for row in rows if row["prompts"] == "same"}
+    assert min(same["mtlora"]["decimals"], same["mtlora"]["versions"]) >= 0.90
+    assert min(same["lora"]["decimals"], same["lora"]["versions"]) < 0.90
+    assert same["mtlora"]["trainable_parameters"] <= same["lora"]["trainable_parameters"]
