@@ -1,4 +1,4 @@
-"""The derivatives side by side: three seeds on the built-in base, and two tasks that contradict each other."""
+"""The derivatives side by side: three seeds on the built-in base, and two tasks that contradict."""
 
 import json
 import subprocess
