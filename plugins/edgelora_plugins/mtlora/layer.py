@@ -87,7 +87,7 @@ class TaskLoraAdapter(SiteAdapter):
 
     def __init__(self, options: TaskLoraOptions) -> None:
         super().__init__(options)
-        self.route = Route()
+        self.routing = Route()
         if options.mode == "matrix":
             warnings.warn(
                 "task-lora: in mode 'matrix' no row with a task sees the shared factors; use 'matrixv2'",
@@ -101,7 +101,7 @@ class TaskLoraAdapter(SiteAdapter):
             PlanError: ``task_rank_pattern`` names a task that the data do not have.
         """
         check_tasks(self.options.task_rank_pattern, site.task_names, "adapter.task_rank_pattern")
-        return TaskLoraLinear(base, site, self.options, self.route)
+        return TaskLoraLinear(base, site, self.options, self.routing)
 
 
 def add_task_factors(layer: nn.Module, base: FrozenLinear, ranks: Mapping[str, int]) -> None:
