@@ -16,6 +16,7 @@ from edgelora.manifest.components import (
 )
 from edgelora.manifest.fields import decimal_text
 from edgelora.manifest.models import (
+    DEFAULT_CHANNEL,
     MANIFEST_NAME,
     SPEC_VERSION,
     FileEntry,
@@ -47,6 +48,7 @@ from edgelora.manifest.tree import describe_files, tree_digest
 from edgelora.manifest.writer import manifest_bytes
 
 __all__ = [
+    "DEFAULT_CHANNEL",
     "KNOWN_FEATURES",
     "MANIFEST_NAME",
     "MAX_MANIFEST_BYTES",

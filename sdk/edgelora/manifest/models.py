@@ -39,6 +39,7 @@ from edgelora.manifest.record import (
 
 MANIFEST_NAME = "edgelora.json"
 SPEC_VERSION = "1.0"
+DEFAULT_CHANNEL = "stable"
 SAFETENSORS_TYPE = "application/vnd.safetensors"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+([._-][a-z0-9]+)*$", max_length=64)]
@@ -57,7 +58,9 @@ class Identity(Wire):
     version: SemanticVersion
     created_at: Moment
     release_sequence: Count
-    """Grows with every release, so that an old one cannot be passed off as new."""
+    """Grows with every release of a channel, so that an old one cannot be passed off as new."""
+    channel: Word | None = None
+    """Releases that follow each other; absent means ``stable``."""
 
 
 class FileEntry(Wire):
@@ -99,6 +102,8 @@ class Manifest(Wire):
     """Features without which a reader must refuse the adapter."""
     identity: Identity
     publisher: Text | None = None
+    expires: Moment | None = None
+    """After it, the release is not to be fetched any more."""
     base: Base
     components: Annotated[tuple[Component, ...], Field(min_length=1)]
     composition: Composition | None = None
