@@ -59,6 +59,19 @@ def test_only_the_factors_get_gradients():
     assert {name for name, p in layer.named_parameters() if p.grad is not None} == {"lora_A", "lora_B"}
 
 
+def test_at_the_start_only_B_has_a_gradient():
+    layer = layer_of()
+    layer(torch.randn(3, 32)).square().sum().backward()
+    assert not layer.lora_A.grad.any() and layer.lora_B.grad.any()
+
+
+def test_merging_leaves_the_base_bit_for_bit():
+    layer = trained()
+    before = layer.base.weight.clone()
+    assert not torch.equal(merge_into(layer, layer.base.dequantize()), before)
+    assert torch.equal(layer.base.weight, before)
+
+
 def test_A_starts_uniform_within_one_over_root_in():
     layer = layer_of(rank=16)
     assert layer.lora_A.abs().max() <= 1 / math.sqrt(32)
