@@ -58,7 +58,8 @@ def tensors(layers):
 
 @pytest.mark.parametrize(
     ("step", "budget"),
-    [(0, 24), (20, 24), (21, 23), (30, 21), (50, 16), (90, 10), (100, 10), (120, 9), (159, 9), (199, 9)],
+    [(0, 24), (20, 24), (21, 23), (30, 21), (40, 18), (50, 16), (60, 14), (90, 10), (100, 10)]
+    + [(step, 9) for step in (120, *range(159, 201))],
 )
 def test_the_budget_falls_along_the_published_cubic(step, budget):
     scheduler, _ = scheduler_of(layers_of())
@@ -66,10 +67,15 @@ def test_the_budget_falls_along_the_published_cubic(step, budget):
 
 
 @pytest.mark.parametrize(
-    ("updates", "sensitivity", "uncertainty"),
-    [(1, 0.15, 0.1275), (2, 0.2775, 0.21675), (5, 0.55629469, 0.33277898), (20, 0.96124047, 0.11627859)],
+    ("updates", "sensitivity", "uncertainty", "score"),
+    [
+        (1, 0.15, 0.1275, 0.019125),
+        (2, 0.2775, 0.21675, 0.06014812),
+        (5, 0.55629469, 0.33277898, 0.18512318),
+        (20, 0.96124047, 0.11627859, 0.96124047 * 0.11627859),
+    ],
 )
-def test_constant_importance_gives_the_published_averages(updates, sensitivity, uncertainty):
+def test_constant_importance_gives_the_published_averages(updates, sensitivity, uncertainty, score):
     layers = layers_of()
     scheduler, _ = scheduler_of(layers)
     for layer in layers.values():
@@ -81,6 +87,60 @@ def test_constant_importance_gives_the_published_averages(updates, sensitivity, 
     for name in scheduler.sensitivity:
         torch.testing.assert_close(scheduler.sensitivity[name].max(), torch.tensor(sensitivity))
         torch.testing.assert_close(scheduler.uncertainty[name].min(), torch.tensor(uncertainty))
+    # Once for the singular value, once for the row of A, once for the column of B.
+    for site in SITES:
+        torch.testing.assert_close(scheduler._scores(site), torch.full((8,), 3 * score))
+
+
+def test_sensitivity_is_the_product_of_the_updated_weight_and_its_gradient():
+    layers = layers_of()
+    scheduler, _ = scheduler_of(layers)
+    layer = layers["q"]
+    layer.lora_A.data.fill_(-2.0)
+    layer.lora_A.grad = torch.full_like(layer.lora_A, 3.0)
+    scheduler.after_update(0)
+    torch.testing.assert_close(scheduler.sensitivity["q.lora_A"], torch.full((8, 16), 0.15 * 6.0))
+
+
+def test_a_components_score_is_that_of_its_singular_value_and_the_means_of_its_row_and_column():
+    layers = layers_of()
+    scheduler, optimizer = scheduler_of(layers)
+    train(layers, scheduler, optimizer, range(5))
+    s = {name: scheduler.sensitivity[name] * scheduler.uncertainty[name] for name in scheduler.sensitivity}
+    for site in SITES:
+        A, E, B = (s[f"{site}.lora_{factor}"] for factor in "AEB")
+        for k, score in enumerate(scheduler._scores(site)):
+            torch.testing.assert_close(score, E[k, 0] + A[k].sum() / 16 + B[:, k].sum() / 16)
+
+
+def test_components_that_tie_with_the_first_left_out_go_too():
+    layers = layers_of()
+    scheduler, _ = scheduler_of(layers)
+    scheduler.sensitivity["o.lora_E"][:2] = scheduler.uncertainty["o.lora_E"][:2] = 1.0
+    keep = scheduler._choose(budget=9)
+    assert keep["o"].tolist() == [True] * 2 + [False] * 6
+    assert not keep["q"].any() and not keep["v"].any()
+
+
+def test_averages_stand_still_once_the_ranks_are_fixed():
+    layers = layers_of()
+    scheduler, optimizer = scheduler_of(layers)
+    train(layers, scheduler, optimizer, range(160))
+    before = copy.deepcopy((scheduler.sensitivity, scheduler.uncertainty))
+    train(layers, scheduler, optimizer, range(160, 165))
+    for old, new in zip(before, (scheduler.sensitivity, scheduler.uncertainty), strict=True):
+        assert all(torch.equal(new[name], average) for name, average in old.items())
+
+
+def test_the_kept_ranks_sum_to_the_budget_of_the_authors_run_at_every_pruning():
+    layers = layers_of()
+    scheduler, optimizer = scheduler_of(layers)
+    kept = {}
+    for step in range(161):
+        train(layers, scheduler, optimizer, [step])
+        kept[step] = sum(scheduler.rank_pattern().values())
+    authors = {30: (7, 6, 8), 40: (6, 4, 8), 60: (4, 4, 6), 100: (3, 1, 6), 160: (2, 1, 6)}
+    assert {step: kept[step] for step in authors} == {step: sum(ranks) for step, ranks in authors.items()}
 
 
 def test_the_kept_ranks_sum_to_the_budget_and_stay():
