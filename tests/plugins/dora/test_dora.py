@@ -129,6 +129,16 @@ def test_the_norm_is_a_constant_in_the_backward_pass():
     torch.testing.assert_close(layer.lora_B.grad, B.grad, rtol=1e-4, atol=1e-4)
 
 
+def test_the_gradient_of_a_magnitude_is_that_of_its_rows_direction():
+    layer, x = fill(layer_of(frozen())), torch.randn(6, 64)
+    out = layer(x)
+    (upstream,) = torch.autograd.grad(out.square().sum(), out, retain_graph=True)
+    out.square().sum().backward()
+    direction = (layer.base.weight + layer.scaling * layer.lora_B @ layer.lora_A).detach()
+    expected = (upstream * (x @ direction.T) / direction.norm(dim=1)).sum(dim=0)
+    torch.testing.assert_close(layer.lora_magnitude_vector.grad, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_it_computes_the_same_while_training_and_not_over_four_bits():
     layer, x = fill(layer_of(four_bit())), torch.randn(2, 64)
     assert torch.equal(layer.train()(x), layer.eval()(x))
