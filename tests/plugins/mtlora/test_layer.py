@@ -86,8 +86,10 @@ def test_each_row_gets_the_shared_change_and_that_of_its_task(layer):
         torch.testing.assert_close(y[row], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_training_starts_at_the_base():
-    (layer,) = layers_of(trained=False)
+@pytest.mark.parametrize("mode", ["matrixv2", "matrix"])
+@pytest.mark.filterwarnings("ignore:task-lora")
+def test_training_starts_at_the_base(mode):
+    (layer,) = layers_of(trained=False, mode=mode)
     x = inputs(4, 5)
     layer.route(MIXED)
     assert torch.equal(layer(x), layer.base(x))

@@ -42,6 +42,10 @@ def test_a_task_without_a_weight_weighs_1_and_auxiliary_losses_always_do():
     assert found == 3 * 2.0 + 7.0 + 0.25
 
 
+def test_without_weights_it_is_the_plain_sum_of_the_tasks():
+    assert weighted({})(losses(a=2.5, b=1.5), 0) == 4.0
+
+
 def test_a_task_that_is_absent_adds_nothing():
     assert weighted({"a": 3.0, "b": 5.0})(losses(b=2.0), 0) == 10.0
 
