@@ -6,7 +6,9 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from edgelora.engine.inject import inject, trainable_parameters
+from edgelora.layers import FrozenLinear, LowRankLinear
 from edgelora.plan import make_plan
+from edgelora.protocols import Site
 from edgelora.recipe import make_recipe
 from edgelora.registry import Registry
 
@@ -32,6 +34,18 @@ CLOSED_FORMS = {
         per_layer(lambda out, into: (8 + 3 * 4) * (out + into)),
         {"rank": 8, "task_rank": 4},
     ),
+}
+
+
+# Of one (4096, 4096) linear, rank and options as given.
+OF_ONE_LAYER = {
+    "lora": (65_536, {"rank": 8}),
+    "olora": (65_536, {"rank": 8}),
+    # The authors count one more, the frozen rank under alpha.
+    "svd": (98_316, {"rank": 12}),
+    "dora": (69_632, {"rank": 8}),
+    "iec": (65_538, {"rank": 8}),
+    "task-lora": (163_840, {"rank": 8, "task_rank": 4}),
 }
 
 
@@ -67,3 +81,17 @@ def test_lora_of_rank_16_is_the_number_of_the_paper_and_rank_2_that_of_the_talk(
 def test_trainable_parameters_are_the_closed_form(adapter):
     expected, options = CLOSED_FORMS[adapter]
     assert count(adapter, options, tasks=("a", "b", "c")) == expected
+
+
+@pytest.mark.parametrize("adapter", OF_ONE_LAYER)
+def test_one_layer_has_the_published_number(adapter):
+    expected, options = OF_ONE_LAYER[adapter]
+    only = {"target_modules": ["layers.0.self_attn.q_proj"], **options}
+    assert count(adapter, only, tasks=("a", "b", "c")) == expected
+
+
+def test_rank_2_of_a_square_of_512_is_2048_parameters():
+    with torch.device("meta"):
+        layer = LowRankLinear(FrozenLinear.of(nn.Linear(512, 512, bias=False)), Site("q", 0, "q", 2, 2.0))
+    assert layer.base.weight.numel() == 262_144
+    assert sum(parameter.numel() for parameter in trainable_parameters({"q": layer}).values()) == 2_048
