@@ -40,7 +40,8 @@ class WeightedTasks(SummingCombiner):
 class LearnedUncertainty(SummingCombiner):
     """L = Σ exp(−u_t) L_t + u_t / 2 + Σ auxiliary losses; u_t = log σ_t² is learned. Kendall et al., eq. 10.
 
-    A task that is absent from a micro-batch adds neither term.
+    The second term is that of every task of the run, also where a micro-batch lacks the task: it counts once a
+    step, however the rows are split, and a task that few batches have settles at the larger weight.
     """
 
     def __init__(self, options: Options) -> None:
@@ -53,7 +54,8 @@ class LearnedUncertainty(SummingCombiner):
 
     def __call__(self, losses: Mapping[str, Tensor], step: int) -> Tensor:
         """Scalar."""
-        return torch.stack([self._weighed(name, loss) for name, loss in losses.items()]).sum()
+        weighed = torch.stack([self._weighed(name, loss) for name, loss in losses.items()]).sum()
+        return weighed + torch.stack(list(self.log_variances.values())).sum() / 2
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """The log variances."""
@@ -72,5 +74,4 @@ class LearnedUncertainty(SummingCombiner):
     def _weighed(self, name: str, loss: Tensor) -> Tensor:
         if name not in self.log_variances:
             return loss
-        variance = self.log_variances[name]
-        return torch.exp(-variance) * loss + variance / 2
+        return torch.exp(-self.log_variances[name]) * loss

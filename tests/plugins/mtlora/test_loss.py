@@ -100,12 +100,26 @@ def test_a_log_variance_settles_at_the_log_of_twice_its_loss():
     )
 
 
-def test_the_log_variance_of_an_absent_task_gets_no_gradient():
+def test_the_log_variance_of_an_absent_task_has_the_gradient_of_its_own_term_alone():
     combiner = uncertainty()
     combiner(losses(b=7.0), 0).backward()
     first, second = combiner.parameters()
-    assert first.grad is None
+    assert float(first.grad) == 0.5
     assert float(second.grad) == pytest.approx(-7.0 + 0.5)
+
+
+def test_uncertainty_weighs_the_step_alike_however_its_rows_are_split():
+    whole, split = uncertainty(), uncertainty()
+    for combiner in (whole, split):
+        for parameter in combiner.parameters():
+            parameter.data.fill_(0.3)
+    whole(losses(a=2.0, b=7.0), 0).backward()
+    # Halves of the step with one task each: the losses are divided by the share they are multiplied with.
+    for part in (losses(a=4.0), losses(b=14.0)):
+        (split(part, 0) / 2).backward()
+    assert [p.grad.item() for p in split.parameters()] == pytest.approx(
+        [p.grad.item() for p in whole.parameters()], rel=1e-6
+    )
 
 
 def test_log_variances_are_leaves_on_the_cpu_and_the_same_at_each_call():

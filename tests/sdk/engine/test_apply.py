@@ -157,9 +157,9 @@ def test_the_base_is_found_where_it_was_trained(trained, tiny_base, registry):
     assert load_adapted(str(trained["lora"]), registry).plan.recipe.base == str(tiny_base)
 
 
-def test_a_base_that_is_nowhere_asks_for_its_folder(trained, registry, tmp_path, monkeypatch):
+def test_a_base_that_is_nowhere_asks_for_its_folder(trained, tiny_base, registry, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGELORA_HOME", str(tmp_path))
-    with pytest.raises(BaseNotFound, match="the adapter's base 'tiny-base0' is neither") as caught:
+    with pytest.raises(BaseNotFound, match=f"the adapter's base '{tiny_base.name}' is neither") as caught:
         load_adapted(str(trained["lora"]), registry)
     assert "--base FOLDER" in caught.value.fix
 
@@ -173,10 +173,12 @@ def test_a_resharded_and_renamed_base_is_the_same_base(trained, tiny_base, regis
     assert torch.equal(one.model(PROBE).logits, two.model(PROBE).logits)
 
 
-def test_another_base_of_the_same_shape_is_refused(trained, registry, tmp_path):
+def test_another_base_of_the_same_shape_is_refused(trained, tiny_base, registry, tmp_path):
     save_tokenizer(tmp_path)
     save_llama(tmp_path, seed=1)
-    with pytest.raises(WrongBase, match="was trained on tiny-base0 with weight set of digest") as caught:
+    with pytest.raises(
+        WrongBase, match=f"was trained on {tiny_base.name} with weight set of digest"
+    ) as caught:
         load_adapted(str(trained["lora"]), registry, base=str(tmp_path))
     assert caught.value.exit_code == 7
     with pytest.raises(WrongBase):
@@ -339,9 +341,9 @@ def test_several_components_are_refused(trained, tiny_base, registry, tmp_path):
         load_adapted(str(folder), registry, base=str(tiny_base))
 
 
-def test_the_card_names_base_library_and_measurements(trained):
+def test_the_card_names_base_library_and_measurements(trained, tiny_base):
     card = (trained["qlora"] / "README.md").read_text()
-    assert "base_model: tiny-base0" in card
+    assert f"base_model: {tiny_base.name}\n" in card
     assert "library_name: peft" in card
     config = json.loads((trained["rslora"] / "adapter_config.json").read_text())
     # rsLoRA's alpha / √rank, spelled as alpha / rank for readers that know no other rule.

@@ -141,14 +141,21 @@ def test_the_loss_is_the_mean_over_labelled_tokens_of_each_task(plan):
 
 
 RECIPE = """
-derivative: lora
+derivative: {derivative}
 base: {base}
 adapter: {{rank: 4}}
+{parts}
 data: [{{path: {rows}, task: versions, held_out: 0.1}}, {{path: {other}, task: decimals, held_out: 0.1}}]
-train: {{max_steps: 4, batch_size: {batch_size}, accumulation: 2, learning_rate: 1.0e-2, threads: 1,
+train: {{max_steps: 6, batch_size: {batch_size}, accumulation: 2, learning_rate: 1.0e-2, threads: 1,
          gradient_checkpointing: true}}
 out: {out}
 """
+
+PARTS = {
+    "lora": "",
+    "adalora": "rank_scheduler: {target_rank: 2, warmup_steps: 0, final_steps: 2, every: 1}",
+    "mtlora": "loss_combiner: uncertainty",
+}
 
 SCRIPT = """
 import sys
@@ -160,7 +167,8 @@ run(read_recipe(Path(sys.argv[1])), Registry.discover())
 """
 
 
-def test_two_processes_equal_one_at_the_same_global_batch(tiny_base, rows, tmp_path):
+@pytest.mark.parametrize("derivative", PARTS)
+def test_two_processes_equal_one_at_the_same_global_batch(tiny_base, rows, tmp_path, derivative):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     other = write_rows(tmp_path / "other.jsonl", 60, seed=1)
@@ -169,14 +177,23 @@ def test_two_processes_equal_one_at_the_same_global_batch(tiny_base, rows, tmp_p
         out = tmp_path / f"run-{processes}"
         recipe = tmp_path / f"{processes}.yaml"
         recipe.write_text(
-            RECIPE.format(base=tiny_base, rows=rows, other=other, batch_size=batch_size, out=out)
+            RECIPE.format(
+                derivative=derivative,
+                parts=PARTS[derivative],
+                base=tiny_base,
+                rows=rows,
+                other=other,
+                batch_size=batch_size,
+                out=out,
+            )
         )
         launch = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
         environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, *(launch if processes > 1 else []), str(script), str(recipe)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
-        adapters.append(load_file(out / "adapter" / "adapter_model.safetensors"))
+        (weights,) = (out / "adapter").glob("*.safetensors")
+        adapters.append(load_file(weights))
         first_steps.append(json.loads((out / "metrics.jsonl").read_text().splitlines()[0]))
     one, two = first_steps
     # AdamW does not see the scale of its gradients; the norm and the loss before it do.
@@ -184,6 +201,8 @@ def test_two_processes_equal_one_at_the_same_global_batch(tiny_base, rows, tmp_p
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-6)
     assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-6)
     one, two = adapters
+    # Pruned components are not in the file: its shapes are the masks.
+    assert {name: tensor.shape for name, tensor in one.items()} == {n: t.shape for n, t in two.items()}
     # AdamW divides by the gradient's size, which enlarges differences in the last bit of small gradients.
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
 
