@@ -14,6 +14,7 @@ from edgelora.errors import CombinationError
 from edgelora.plan import make_plan
 from edgelora.recipe import make_recipe
 from edgelora.registry import Registry
+from edgelora.testing.compare import distance
 
 TASKS = ("first", "second")
 OPTIONS = {"budget": {"target_rank": 2, "warmup_steps": 0, "final_steps": 1, "every": 1}}
@@ -113,12 +114,9 @@ def test_each_legal_composition_means_the_same_in_a_fresh_process(trained, tmp_p
     )
     applied = torch.load(tmp_path / "logits.pt")
     assert applied.keys() == logits.keys()
-    far = {
-        name: float((applied[name] - logits[name]).abs().max() / logits[name].abs().max())
-        for name in logits
-        if not torch.allclose(applied[name], logits[name], rtol=1e-5, atol=1e-5)
-    }
-    assert far == {}
+    # What is stored in another form than it was trained in, factors pruned or folded, is rounded once more.
+    far = {name: distance(applied[name], logits[name]) for name in logits}
+    assert {name: value for name, value in far.items() if value > 1e-6} == {}
 
 
 def test_what_cannot_work_is_refused_at_plan_time_with_the_reason(trained):
