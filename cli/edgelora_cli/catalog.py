@@ -76,9 +76,11 @@ def search(words: tuple[str, ...], source: str | None, **criteria: str | None) -
 def show(adapter: str, source: str | None) -> None:
     """Show the manifest of ADAPTER: a folder, a pulled adapter, or one in a store, without fetching it."""
     from edgelora.manifest import manifest_bytes
-    from edgelora.transfer import find_manifest
+    from edgelora.transfer import find_manifest, yank_reason
 
     manifest = find_manifest(adapter, source)
+    if reason := yank_reason(adapter, source):
+        warn(f"this version was yanked by its publisher: {reason}")
     emit(json.loads(manifest_bytes(manifest)), _describe(manifest))
 
 
@@ -111,6 +113,8 @@ def _emit_listings(found: Sequence[Listing], empty: str) -> None:
     for listing in found:
         if listing.problem:
             warn(f"{listing.reference} in {listing.place} cannot be read: {listing.problem}")
+        for version, reason in listing.yanked.items():
+            warn(f"{listing.reference.partition('@')[0]}@{version} was yanked by its publisher: {reason}")
     rows = [
         (
             listing.reference,

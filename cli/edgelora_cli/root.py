@@ -24,6 +24,7 @@ COMMANDS = {
     "show": LazyEntry("catalog:show", "Show what an adapter says about itself.", ADAPTERS),
     "search": LazyEntry("catalog:search", "Find adapters in a store.", ADAPTERS),
     "verify": LazyEntry("verification:verify", "Check every byte of an adapter.", ADAPTERS),
+    "yank": LazyEntry("yanks:yank", "Withdraw a published version, saying why.", ADAPTERS),
     "remove": LazyEntry("catalog:remove", "Delete an adapter, here or in a store.", ADAPTERS),
     "plugins": LazyEntry("plugins:plugins", "See which derivatives and parts are installed.", SETUP),
     "stores": LazyEntry("stores:stores", "Name the places adapters live in.", SETUP),
@@ -77,7 +78,7 @@ def print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 def root(ctx: click.Context) -> None:
     """Fine-tune language models offline with LoRA derivatives, and ship the adapters.
 
-    Exit codes: 0 done, 1 bug, 2 usage, 3 bad recipe or data, 4 not found, 5 digest mismatch, 6 signature,
+    Exit codes: 0 done, 1 bug, 2 usage, 3 bad recipe or data, 4 not found, 5 digest mismatch, 6 not trusted,
     7 incompatible, 8 over budget, 9 offline and not cached, 10 gate failed, 11 export unsupported,
     130 interrupted.
     """

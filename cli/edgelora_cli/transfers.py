@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from edgelora_cli.commands import Command
-from edgelora_cli.console import emit, note
+from edgelora_cli.console import emit, note, warn
 
 
 @click.command(
@@ -51,11 +51,16 @@ def push(folder: Path, reference: str, to: str | None) -> None:
 @click.option(
     "--into", type=click.Path(path_type=Path), help="The folder to write.  [default: below edgelora's home]"
 )
-def pull(reference: str, source: str | None, into: Path | None) -> None:
+@click.option("--allow-yanked", is_flag=True, help="Take a version that its publisher withdrew.")
+def pull(reference: str, source: str | None, into: Path | None, allow_yanked: bool) -> None:
     """Fetch REFERENCE, verify every byte, and only then make it visible."""
     from edgelora.transfer import pull as fetch
 
-    pulled = fetch(reference, source=source, into=into)
+    pulled = fetch(reference, source=source, into=into, allow_yanked=allow_yanked)
+    if pulled.yanked:
+        warn(f"{pulled.reference} was yanked by its publisher: {pulled.yanked}")
+    for other, reason in pulled.yanked_here.items():
+        warn(f"{other}, which is on this machine, was yanked by its publisher: {reason}")
     document = {
         "reference": pulled.reference,
         "folder": str(pulled.folder),
@@ -63,6 +68,8 @@ def pull(reference: str, source: str | None, into: Path | None) -> None:
         "tree_digest": pulled.manifest.tree_digest,
         "fetched_bytes": pulled.fetched_bytes,
         "reused": pulled.reused,
+        "yanked": pulled.yanked,
+        "yanked_here": pulled.yanked_here,
     }
     state = "was here already, and is sound" if pulled.reused else "pulled and verified"
     emit(document, f"{pulled.reference} {state}\n  {pulled.folder}")

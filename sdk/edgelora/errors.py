@@ -10,7 +10,7 @@ failure a script can branch on. An instance demands a ``fix``: the next thing to
 | 3 | bad recipe, options, data or files |
 | 4 | not found |
 | 5 | digest mismatch |
-| 6 | signature |
+| 6 | not trusted: a signature, or a release its publisher withdrew |
 | 7 | incompatible base, derivative or version |
 | 8 | over a budget: memory, disk or time |
 | 9 | offline and not cached |
@@ -263,6 +263,16 @@ class FileSetMismatch(EdgeloraError):
 
     id = "file-set-mismatch"
     exit_code = 5
+
+
+# 6: not trusted
+
+
+class Yanked(EdgeloraError):
+    """The publisher withdrew this version."""
+
+    id = "yanked"
+    exit_code = 6
 
 
 # 7: incompatible base, derivative or version

@@ -123,3 +123,25 @@ def test_a_reference_of_another_form_is_refused(edgelora):
 def test_an_unknown_store_names_the_known(edgelora, adapter):
     ran = edgelora("push", adapter, "acme/decimals", "--to", "usb")
     assert ran.exit_code == 4 and "error[store-not-found]: no store is named 'usb'" in ran.err
+
+
+def test_a_yanked_version_is_refused_with_its_reason_and_exit_6(edgelora, published):
+    why = "answers 9.11 again"
+    document = edgelora("yank", published, "--reason", why, "--json").document
+    assert (document["reference"], document["yanked"]) == (published, why)
+    ran = edgelora("pull", published)
+    assert ran.exit_code == 6
+    assert f"error[yanked]: {published} was yanked by its publisher: {why}" in ran.err
+    assert why in edgelora("list", "--from", "local").err
+    assert edgelora("search", "--json").document["adapters"][0]["yanked"] == {"1.0.0": why}
+    assert why in edgelora("show", published, "--from", "local").err
+    ran = edgelora("pull", published, "--allow-yanked", "--json")
+    assert why in ran.err and ran.document["yanked"] == why
+    assert edgelora("yank", published, "--undo").out.startswith(f"{published} stands\n")
+    assert edgelora("pull", published).exit_code == 0
+
+
+def test_a_yank_wants_a_reason_or_undo_and_not_both(edgelora, published):
+    for flags in ((), ("--undo", "--reason", "x")):
+        ran = edgelora("yank", published, *flags)
+        assert ran.exit_code == 2 and "say why with --reason" in ran.err

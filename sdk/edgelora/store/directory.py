@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
 from edgelora.confined import open_regular, read_regular
-from edgelora.errors import (
-    FileSetMismatch,
-    MissingFile,
-    ReferenceFormError,
-    StoreError,
-    StoreNotFound,
-)
+from edgelora.errors import FileSetMismatch, MissingFile, StoreError, StoreNotFound
 from edgelora.files import disk_full_is_an_error, exclusive_lock, make_dirs
 from edgelora.manifest import MAX_MANIFEST_BYTES
 from edgelora.store.blobs import BlobPool, blob_path
@@ -29,9 +25,10 @@ from edgelora.store.protocol import Publication, Snapshot, StoredFile
 from edgelora.store.publishing import Publishing
 from edgelora.store.records import Commit, Pointer, damaged
 from edgelora.store.reference import Reference
-from edgelora.store.refusals import no_adapter, no_version
+from edgelora.store.refusals import no_adapter, no_version, unpinned
 from edgelora.store.repository import Repository, names, repository_names
-from edgelora.store.versions import latest_version, parse_version
+from edgelora.store.versions import parse_version
+from edgelora.store.yanks import Yank, Yanks, check_reason, latest_offered
 
 LAYOUT = b"edgelora mirror 1\n"
 
@@ -70,26 +67,30 @@ class DirectoryStore:
         return Repository(self.root, namespace, name).versions()
 
     def resolve(self, reference: Reference) -> Snapshot:
-        """Pin a version; without one, the latest release. ``main`` is what was published last.
+        """Pin a version; without one, the latest release not yanked. ``main`` is what was published last.
 
         Raises:
             AdapterNotFound: There is no such adapter or version; says what there is.
+            Yanked: No version is named, and all there are were yanked.
             DigestMismatch: The records of the version are damaged.
         """
         self.check_layout()
         repository = self._repository(reference)
         versions = repository.versions()
-        wanted = reference.version or reference.digest or latest_version(versions)
+        wanted = reference.version or reference.digest
+        if wanted is None:
+            yanked = self.yanked(reference.namespace, reference.name)
+            wanted = latest_offered(reference, versions, yanked)
         if wanted is None or not versions:
             raise no_adapter(reference, self.address, self.list_adapters())
         if wanted in versions:
-            return _snapshot(reference, *repository.commit(wanted))
+            return self._snapshot(reference, *repository.commit(wanted))
         for commit, pointer in repository.commits():
             if wanted in (f"sha256:{commit.manifest.sha256}", pointer.oid):
-                return _snapshot(reference, commit, pointer)
+                return self._snapshot(reference, commit, pointer)
         newest = repository.newest()
         if wanted == "main" and newest:
-            return _snapshot(reference, *newest)
+            return self._snapshot(reference, *newest)
         raise no_version(reference, self.address, versions)
 
     def read_manifest(self, reference: Reference) -> bytes:
@@ -147,7 +148,7 @@ class DirectoryStore:
         self._prepare()
         with disk_full_is_an_error(self.root), exclusive_lock(repository.lock_path):
             reused = Publishing(repository, self._pool, publication, self.address).run(version)
-            return replace(_snapshot(reference, *repository.commit(version)), reused=reused)
+            return replace(self._snapshot(reference, *repository.commit(version)), reused=reused)
 
     def remove(self, reference: Reference) -> Snapshot:
         """Take one version out of sight, and remember what it was. Its bytes stay until they are collected.
@@ -155,20 +156,37 @@ class DirectoryStore:
         Raises:
             ReferenceFormError: The reference names no version.
         """
-        if reference.version is None and reference.digest is None:
-            versions = self.versions(reference.namespace, reference.name)
-            raise ReferenceFormError(
-                f"{reference} does not say which version to remove",
-                fix=f"write {reference.at(versions[-1] if versions else '1.0.0')}",
-            )
-        self.check_layout()
-        self._prepare()
-        repository = self._repository(reference)
-        with disk_full_is_an_error(self.root), exclusive_lock(repository.lock_path):
-            snapshot = self.resolve(reference)
+        with self._writing(reference, "remove") as snapshot:
+            repository = self._repository(reference)
             repository.delete(str(snapshot.reference.version), self._pool)
             repository.point_main(self._pool)
         return snapshot
+
+    def yanked(self, namespace: str, name: str) -> dict[str, str]:
+        """Versions their publisher withdrew, each with the reason; empty for an unknown adapter."""
+        return Yanks(self.root, namespace, name).reasons()
+
+    def yank(self, reference: Reference, reason: str) -> Snapshot:
+        """Withdraw a version, in one line of reason. It stays, and is answered only to who names it.
+
+        Raises:
+            ReferenceFormError: The reference names no version, or the reason cannot be shown.
+        """
+        check_reason(reason)
+        with self._writing(reference, "yank") as snapshot:
+            commit, _ = self._repository(reference).commit(str(snapshot.reference.version))
+            self._yanks(reference).write(Yank.of(commit, reason), self._pool)
+        return replace(snapshot, yanked=reason)
+
+    def unyank(self, reference: Reference) -> Snapshot:
+        """Let a withdrawn version stand again; changes nothing for one that stands.
+
+        Raises:
+            ReferenceFormError: The reference names no version.
+        """
+        with self._writing(reference, "unyank") as snapshot:
+            self._yanks(reference).clear(str(snapshot.reference.version))
+        return replace(snapshot, yanked=None)
 
     def fsck(self) -> Report:
         """Hash everything again and report what is wrong; changes nothing."""
@@ -241,6 +259,16 @@ class DirectoryStore:
         self._pool.clean()
         self._is_prepared = True
 
+    @contextmanager
+    def _writing(self, reference: Reference, what: str) -> Iterator[Snapshot]:
+        """The version a reference names, with the adapter's lock held."""
+        if reference.version is None and reference.digest is None:
+            raise unpinned(reference, what, self.versions(reference.namespace, reference.name))
+        self.check_layout()
+        self._prepare()
+        with disk_full_is_an_error(self.root), exclusive_lock(self._repository(reference).lock_path):
+            yield self.resolve(reference)
+
     def _repository(self, reference: Reference) -> Repository:
         return Repository(self.root, reference.namespace, reference.name)
 
@@ -253,6 +281,10 @@ class DirectoryStore:
                 fix="publish the adapter there again, or use another mirror",
             ) from error
 
+    def _snapshot(self, reference: Reference, commit: Commit, pointer: Pointer) -> Snapshot:
+        reason = self._yanks(reference).reason(commit.version)
+        pinned = reference.at(commit.version)
+        return Snapshot(pinned, pointer.oid, commit.manifest, commit.files, yanked=reason)
 
-def _snapshot(reference: Reference, commit: Commit, pointer: Pointer) -> Snapshot:
-    return Snapshot(reference.at(commit.version), pointer.oid, commit.manifest, commit.files)
+    def _yanks(self, reference: Reference) -> Yanks:
+        return Yanks(self.root, reference.namespace, reference.name)

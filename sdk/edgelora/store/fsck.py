@@ -14,6 +14,7 @@ from edgelora.errors import EdgeloraError
 from edgelora.store.blobs import blob_path
 from edgelora.store.records import MAX_POINTER_BYTES, Commit, Pointer
 from edgelora.store.repository import MODELS, Repository, names, repository_names
+from edgelora.store.yanks import Yanks
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -63,6 +64,7 @@ def check_mirror(root: Path) -> Report:
                 continue
             problems += _check_files(f"{where}/tags/{version}", commit, sizes)
         problems += _check_removals(repository, where)
+        problems += _check_yanks(Yanks(root, namespace, name), repository, f"{where}/yanked")
         problems += _check_main(root, repository, f"{where}/heads/main")
     return Report(
         adapters=len(repositories),
@@ -118,6 +120,24 @@ def _check_removals(repository: Repository, where: str) -> Iterator[Problem]:
             continue
         if removal and published.get(version, removal.manifest) != removal.manifest:
             yield Problem(path, f"{version} was removed with other content than is published under it now")
+
+
+def _check_yanks(yanks: Yanks, repository: Repository, where: str) -> Iterator[Problem]:
+    """A yank is of a version that is there or was removed, and of its content."""
+    known = {removal.version: removal.manifest for removal in repository.removals()}
+    known |= {commit.version: commit.manifest for commit, _ in repository.commits()}
+    told = {*repository.versions(), *repository.removed_versions()}
+    for version in yanks.versions():
+        path = f"{where}/{version}"
+        try:
+            yank = yanks.record(version)
+        except EdgeloraError as error:
+            yield Problem(path, error.problem)
+            continue
+        if version not in told:
+            yield Problem(path, f"{version} is yanked, and was never published")
+        elif yank and known.get(version, yank.manifest) != yank.manifest:
+            yield Problem(path, f"{version} was yanked with other content than is published under it now")
 
 
 def _check_main(root: Path, repository: Repository, where: str) -> Iterator[Problem]:

@@ -31,6 +31,8 @@ class Snapshot:
     """All files, the manifest among them, sorted by path."""
     reused: bool = False
     """Set by ``publish``: the same content was published under this version before."""
+    yanked: str | None = None
+    """Why its publisher withdrew the version, in one printable line; None for one that stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,12 @@ class Store(Protocol):
         ...
 
     def resolve(self, reference: Reference) -> Snapshot:
-        """Pin a version; without one, the latest release."""
+        """Pin a version; without one, the latest release that was not yanked.
+
+        Raises:
+            Yanked: No version is named, and all there are were yanked. One that is named is answered, yanked
+                or not: the snapshot says so.
+        """
         ...
 
     def read_manifest(self, reference: Reference) -> bytes:
@@ -103,4 +110,16 @@ class Store(Protocol):
 
     def remove(self, reference: Reference) -> Snapshot:
         """Take a version out of sight, and remember what it was. Its bytes stay until they are collected."""
+        ...
+
+    def yanked(self, namespace: str, name: str) -> dict[str, str]:
+        """Versions their publisher withdrew, each with the reason; empty for an unknown adapter."""
+        ...
+
+    def yank(self, reference: Reference, reason: str) -> Snapshot:
+        """Withdraw a version, in one line of reason. It stays, and is answered only to who names it."""
+        ...
+
+    def unyank(self, reference: Reference) -> Snapshot:
+        """Let a withdrawn version stand again; changes nothing for one that stands."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from edgelora.errors import AdapterNotFound, VersionExists
+from edgelora.errors import AdapterNotFound, ReferenceFormError, VersionExists
 from edgelora.store.reference import Reference
 from edgelora.store.versions import parse_version, sort_versions
 
@@ -30,6 +30,14 @@ def no_version(reference: Reference, address: str, versions: Sequence[str]) -> A
     return AdapterNotFound(
         f"{address} holds {reference.adapter}, but not {wanted}",
         fix=f"choose from {_some(list(reversed(versions)))}",
+    )
+
+
+def unpinned(reference: Reference, what: str, versions: Sequence[str]) -> ReferenceFormError:
+    """No version is named where something is done to one: how to name the highest."""
+    return ReferenceFormError(
+        f"{reference} does not say which version to {what}",
+        fix=f"write {reference.at(versions[-1] if versions else '1.0.0')}",
     )
 
 

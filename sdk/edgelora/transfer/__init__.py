@@ -13,12 +13,14 @@ from edgelora.transfer.catalog import (
 from edgelora.transfer.pulling import Pulled, pull
 from edgelora.transfer.pushing import Receipt, push
 from edgelora.transfer.resolve import locate_adapter, resolve_adapter
+from edgelora.transfer.yanking import Withdrawal, unyank, yank, yank_reason
 
 __all__ = [
     "Listing",
     "Pulled",
     "Receipt",
     "Removed",
+    "Withdrawal",
     "address_named",
     "find_manifest",
     "list_adapters",
@@ -29,4 +31,7 @@ __all__ = [
     "remove",
     "resolve_adapter",
     "search",
+    "unyank",
+    "yank",
+    "yank_reason",
 ]

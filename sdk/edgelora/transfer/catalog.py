@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgelora.confined import read_regular
@@ -40,6 +40,8 @@ class Listing:
     license: str = ""
     size_bytes: int = 0
     created_at: str = ""
+    yanked: dict[str, str] = field(default_factory=dict)
+    """Versions their publisher withdrew, with the reasons; unknown for adapters on this machine."""
     problem: str | None = None
     """Why nothing else is known: the manifest cannot be read."""
 
@@ -70,7 +72,10 @@ def list_adapters() -> list[Listing]:
 
 
 def list_published(source: str | None = None) -> list[Listing]:
-    """The latest version of every adapter in a store; one that cannot be read is listed with its problem."""
+    """The latest version of every adapter in a store; one that cannot be read is listed with its problem.
+
+    Versions that were yanked are passed over, unless there are no others.
+    """
     store = open_store(source)
     return [_published(store, adapter) for adapter in store.list_adapters()]
 
@@ -194,10 +199,13 @@ def _remove_pulled(wanted: Reference) -> Removed:
 def _published(store: Store, adapter: str) -> Listing:
     reference = parse_reference(adapter)
     versions = store.versions(reference.namespace, reference.name)
-    pinned = reference.at(latest_version(versions) or "main")
+    yanked = store.yanked(reference.namespace, reference.name)
+    offered = [version for version in versions if version not in yanked]
+    pinned = reference.at(latest_version(offered or versions) or "main")
     try:
         data = store.read_manifest(pinned)
-        return _listing(parse_manifest(data, str(pinned)), data, versions, store.address)
+        listing = _listing(parse_manifest(data, str(pinned)), data, versions, store.address)
+        return replace(listing, yanked=yanked)
     except EdgeloraError as error:
         return Listing(str(pinned), tuple(versions), store.address, problem=error.problem)
 

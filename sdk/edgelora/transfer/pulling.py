@@ -34,6 +34,7 @@ from edgelora.transfer.shelf import (
     write_note,
 )
 from edgelora.transfer.staging import Staging
+from edgelora.transfer.yanking import refuse_yanked, yanked_here
 from edgelora.verify import check
 
 _SPARE_BYTES = 2**20
@@ -51,9 +52,15 @@ class Pulled:
     """With the version."""
     store: str
     fetched_bytes: int
+    yanked: str | None
+    """Why its publisher withdrew it, where it was pulled all the same."""
+    yanked_here: dict[str, str]
+    """Other versions on this machine that were withdrawn since, with the reasons."""
 
 
-def pull(reference: str, source: str | None = None, into: Path | None = None) -> Pulled:
+def pull(
+    reference: str, source: str | None = None, into: Path | None = None, *, allow_yanked: bool = False
+) -> Pulled:
     """Fetch an adapter, all of it or nothing.
 
     Files are hashed while they are written to a folder beside the target; the folder is verified as a whole
@@ -63,9 +70,11 @@ def pull(reference: str, source: str | None = None, into: Path | None = None) ->
         reference: Which adapter; without a version, the latest release.
         source: A store's name or address, instead of the one in the reference or the default store.
         into: The folder to make; by default one below ``home()``.
+        allow_yanked: Take a version that its publisher withdrew.
 
     Raises:
         AdapterNotFound: The store does not hold it; says what it holds.
+        Yanked: Its publisher withdrew it, and says why.
         DigestMismatch: Bytes are not what the manifest says, or it is not the manifest asked for; nothing
             is kept.
         TargetExists: ``into`` holds something that was not pulled.
@@ -82,6 +91,7 @@ def pull(reference: str, source: str | None = None, into: Path | None = None) ->
     # From the manifest that was compared with what was asked for: a store's own words name no folder.
     pinned = wanted.at(manifest.identity.version)
     target = Path(os.path.abspath(into)) if into else place_of(pinned)
+    refuse_yanked(snapshot, target, allowed=allow_yanked)
     with lock_folder(target):
         fetched = 0
         is_there = _is_sound(target, snapshot)
@@ -106,6 +116,8 @@ def pull(reference: str, source: str | None = None, into: Path | None = None) ->
         reference=str(pinned),
         store=store.address,
         fetched_bytes=fetched,
+        yanked=snapshot.yanked,
+        yanked_here=yanked_here(store, pinned),
     )
 
 

@@ -57,6 +57,15 @@ class LyingStore:
     def remove(self, reference: Reference) -> Snapshot:
         return self._store.remove(reference)
 
+    def yanked(self, namespace: str, name: str) -> dict[str, str]:
+        return self._store.yanked(namespace, name)
+
+    def yank(self, reference: Reference, reason: str) -> Snapshot:
+        return self._store.yank(reference, reason)
+
+    def unyank(self, reference: Reference) -> Snapshot:
+        return self._store.unyank(reference)
+
 
 @pytest.fixture
 def lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], LyingStore]:
