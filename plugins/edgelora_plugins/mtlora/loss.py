@@ -40,8 +40,8 @@ class WeightedTasks(SummingCombiner):
 class LearnedUncertainty(SummingCombiner):
     """L = Σ exp(−u_t) L_t + u_t / 2 + Σ auxiliary losses; u_t = log σ_t² is learned. Kendall et al., eq. 10.
 
-    The second term is that of every task of the run, also where a micro-batch lacks the task: it counts once a
-    step, however the rows are split, and a task that few batches have settles at the larger weight.
+    The second term is that of every task of the run, also where a micro-batch lacks the task: it counts once
+    a step, however the rows are split, and a task that few batches have settles at the larger weight.
     """
 
     def __init__(self, options: Options) -> None:
