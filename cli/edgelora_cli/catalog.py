@@ -145,9 +145,15 @@ def _describe(manifest: Manifest) -> str:
             f"          {kind.replace('_', ' ')} {part.name}, {part.distribution} {part.version}"
             for kind, part in component.parts.items()
         ]
+    if manifest.publisher:
+        lines.append(f"publisher {manifest.publisher}")
     lines.append(f"license   {manifest.license}")
     if manifest.languages:
         lines.append(f"languages {', '.join(manifest.languages)}")
+    if manifest.use:
+        said = {"for": manifest.use.intended, "not for": manifest.use.out_of_scope, "risk": manifest.use.risk}
+        lines += [f"{name:<9} {' '.join(text.split())}" for name, text in said.items() if text]
+    lines += [f"{origin.relation:<9} {origin.manifest_digest}" for origin in manifest.derived_from or ()]
     lines += [f"file      {entry.path}  {entry.size:,} bytes" for entry in manifest.files]
     lines.append(f"tree      {manifest.tree_digest}")
     if manifest.evaluation:

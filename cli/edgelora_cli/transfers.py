@@ -26,9 +26,15 @@ from edgelora_cli.console import emit, note, warn
 )
 def push(folder: Path, reference: str, to: str | None) -> None:
     """Verify FOLDER and publish it as NS/NAME[@VERSION]; a version, once published, never changes."""
+    from edgelora.about import is_unspecified
     from edgelora.transfer import push as publish
 
     receipt = publish(folder, reference, to=to)
+    if is_unspecified(receipt.license):
+        warn(
+            f"{receipt.reference} names no licence, so nobody else may use it: "
+            "set about.license in the recipe, such as Apache-2.0, and publish a new version"
+        )
     sent = f"{receipt.files} files, {receipt.bytes:,} bytes, {receipt.reused_bytes:,} of them there already"
     state = "was published before" if receipt.reused else "published"
     emit(

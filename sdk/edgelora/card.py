@@ -34,7 +34,7 @@ def model_card(
         "base_model": base.repo,
         "base_model_relation": "adapter",
         "library_name": "peft" if peft else "edgelora",
-        "license": "other" if license == "NOASSERTION" else license.lower(),
+        "license": "other" if license.startswith("LicenseRef-") else license.lower(),
         "pipeline_tag": "text-generation",
         "tags": ["edgelora", component.derivative.name, "lora"],
     }

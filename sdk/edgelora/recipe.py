@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edgelora.about import About
 from edgelora.errors import MissingFile, RecipeError
 from edgelora.recipe_changes import apply_change
 
@@ -118,10 +119,7 @@ class Recipe(_Section):
     evaluators: tuple[PartChoice, ...] | None = None
     data: tuple[DataSource, ...] = ()
     train: TrainSettings = TrainSettings()
-    license: str = "NOASSERTION"
-    """SPDX expression under which the adapter is published."""
-    languages: tuple[str, ...] = ()
-    """BCP 47 tags of the languages the adapter is for."""
+    about: About = About()
     past: tuple[str, ...] = ()
     """References of adapters that came before (continual learning)."""
     skip_modules: tuple[str, ...] = ()
@@ -216,7 +214,7 @@ def _explain(error: ValidationError, where: str) -> tuple[str, str]:
 
 
 def _nearest(key: str, parents: tuple[Any, ...]) -> str:
-    sections: dict[str, type[BaseModel]] = {"data": DataSource, "train": TrainSettings}
+    sections: dict[str, type[BaseModel]] = {"about": About, "data": DataSource, "train": TrainSettings}
     section = sections.get(str(parents[0]), Recipe) if parents else Recipe
     near = difflib.get_close_matches(key, section.model_fields, n=1)
     known = ", ".join(section.model_fields)

@@ -145,3 +145,20 @@ def test_a_yank_wants_a_reason_or_undo_and_not_both(edgelora, published):
     for flags in ((), ("--undo", "--reason", "x")):
         ran = edgelora("yank", published, *flags)
         assert ran.exit_code == 2 and "say why with --reason" in ran.err
+
+
+def test_show_tells_publisher_use_and_origin(edgelora):
+    write_adapter(Path("adapter"), name="alice/decimals")
+    edgelora("push", "adapter", "alice/decimals@1.0.0")
+    edgelora("push", "adapter", "acme/decimals@1.0.0")
+    out = edgelora("show", "acme/decimals", "--from", "local").out
+    assert "\nrepublished sha256:" in out
+    assert "license   Apache-2.0\n" in out
+
+
+def test_push_warns_where_no_licence_was_given(edgelora):
+    write_adapter(Path("adapter"), license="LicenseRef-unspecified")
+    assert (
+        "names no licence, so nobody else may use it"
+        in edgelora("push", "adapter", "acme/decimals@1.0.0").err
+    )

@@ -33,8 +33,7 @@ from edgelora.protocols import Measurement
 
 FREE_TO_CHANGE = {
     ("recipe", "out"),
-    ("recipe", "license"),
-    ("recipe", "languages"),
+    ("recipe", "about"),
     ("recipe", "train", "save_every"),
     ("recipe", "train", "keep_checkpoints"),
     ("recipe", "train", "threads"),

@@ -17,6 +17,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from edgelora.about import About
 from edgelora.card import model_card
 from edgelora.engine.data import Dataset
 from edgelora.engine.inject import adapter_tensors
@@ -26,9 +27,11 @@ from edgelora.errors import NonFiniteLoss
 from edgelora.files import disk_full_is_an_error, fsync_dir, make_dirs, publish_directory
 from edgelora.manifest import (
     MANIFEST_NAME,
+    UNPUBLISHED,
     Base,
     Component,
     DerivativeRef,
+    DerivedFrom,
     EvaluationEntry,
     Identity,
     Manifest,
@@ -39,6 +42,7 @@ from edgelora.manifest import (
     Task,
     Training,
     TrainingDataset,
+    Use,
     decimal_text,
     describe_files,
     manifest_bytes,
@@ -114,35 +118,51 @@ def _write(
         base=record.base,
         component=component,
         evaluation=evaluation,
-        license=plan.recipe.license,
-        languages=plan.recipe.languages,
+        license=plan.recipe.about.license,
+        languages=plan.recipe.about.languages,
         peft=form is not None,
     )
     (staging / "README.md").write_text(card, encoding="utf-8")
     files = describe_files(staging)
     manifest = Manifest(
         identity=Identity(
-            namespace="local",
+            namespace=UNPUBLISHED,
             name=_name(plan.recipe.out.name or plan.derivative),
             version="0.1.0",
             created_at=_moment(datetime.now(UTC)),
             release_sequence=1,
         ),
+        publisher=plan.recipe.about.publisher,
         base=record.base,
         components=(component,),
+        derived_from=_origins(plan.recipe.about),
         files=tuple(files),
         tree_digest=tree_digest(files),
         tensors=summarize_tensors(staging, files),
         tasks=(Task(type="text-generation"),),
-        languages=plan.recipe.languages or None,
+        languages=plan.recipe.about.languages or None,
         runtime=Runtime(edgelora=">=0.1,<2", peft=">=0.18" if form is not None else None),
         training=_training(plan, record),
         evaluation=evaluation or None,
-        license=plan.recipe.license,
+        license=plan.recipe.about.license,
+        use=_use(plan.recipe.about),
         security=Security(pickle=False),
     )
     (staging / MANIFEST_NAME).write_bytes(manifest_bytes(manifest))
     return manifest
+
+
+def _origins(about: About) -> tuple[DerivedFrom, ...] | None:
+    origins = (
+        DerivedFrom(manifest_digest=origin.manifest, relation=origin.relation)
+        for origin in about.derived_from
+    )
+    return tuple(origins) or None
+
+
+def _use(about: About) -> Use | None:
+    use = Use(intended=about.intended_use, out_of_scope=about.out_of_scope, risk=about.risk)
+    return use if use != Use() else None
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:

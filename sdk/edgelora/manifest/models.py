@@ -40,6 +40,8 @@ from edgelora.manifest.record import (
 MANIFEST_NAME = "edgelora.json"
 SPEC_VERSION = "1.0"
 DEFAULT_CHANNEL = "stable"
+UNPUBLISHED = "local"
+"""Namespace of an adapter that was made on this machine and has no name of its own yet."""
 SAFETENSORS_TYPE = "application/vnd.safetensors"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+([._-][a-z0-9]+)*$", max_length=64)]

@@ -13,6 +13,8 @@ from edgelora.errors import DigestMismatch, FileSetMismatch, PublishRaced, Refer
 from edgelora.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
+    UNPUBLISHED,
+    DerivedFrom,
     FileEntry,
     Manifest,
     manifest_bytes,
@@ -50,6 +52,8 @@ class Receipt:
     """Of files whose bytes the store held already."""
     reused: bool
     """Nothing was published: this version held exactly this content before."""
+    license: str
+    """Under which others may use it."""
 
 
 def push(folder: Path, reference: str, to: str | None = None) -> Receipt:
@@ -97,6 +101,7 @@ def push(folder: Path, reference: str, to: str | None = None) -> Receipt:
         bytes=sum(stored.size for stored in snapshot.files),
         reused_bytes=reused_bytes + (0 if is_new else file.size),
         reused=snapshot.reused,
+        license=manifest.license,
     )
 
 
@@ -161,11 +166,12 @@ def _issue(manifest: Manifest, data: bytes, target: Reference, store: Store) -> 
     if taken:
         if hashlib.sha256(data).hexdigest() == taken.manifest.sha256:
             return _Issue(head, own.release_sequence, data)
-        return _published_again(manifest, target, store, taken, head)
+        return _published_again(_named(manifest, data, target), target, store, taken, head)
     sequence = store.release_sequence(target.namespace, target.name)
     is_named_so = (own.namespace, own.name, own.version) == (target.namespace, target.name, target.version)
     if is_named_so and own.release_sequence > sequence:
         return _Issue(head, own.release_sequence, data)
+    copy = _named(manifest, data, target)
     identity = own.model_copy(
         update={
             "namespace": target.namespace,
@@ -175,7 +181,19 @@ def _issue(manifest: Manifest, data: bytes, target: Reference, store: Store) -> 
             "release_sequence": sequence + 1,
         }
     )
-    return _Issue(head, sequence + 1, manifest_bytes(manifest.model_copy(update={"identity": identity})))
+    return _Issue(head, sequence + 1, manifest_bytes(copy.model_copy(update={"identity": identity})))
+
+
+def _named(manifest: Manifest, data: bytes, target: Reference) -> Manifest:
+    """The manifest as it is published under ``target``: another adapter's release is named as its origin.
+
+    An adapter that was packed on this machine and never published has the namespace ``local``.
+    """
+    own = manifest.identity
+    if own.namespace == UNPUBLISHED or (own.namespace, own.name) == (target.namespace, target.name):
+        return manifest
+    origin = DerivedFrom(manifest_digest=f"sha256:{hashlib.sha256(data).hexdigest()}", relation="republished")
+    return manifest.model_copy(update={"derived_from": (*(manifest.derived_from or ()), origin)})
 
 
 def _taken(target: Reference, store: Store) -> Snapshot | None:
