@@ -9,7 +9,7 @@ from edgelora.run import run
 ORIGIN = "sha256:" + "1" * 64
 
 
-def test_publisher_licence_languages_use_and_origin_reach_the_manifest(plan, registry, tmp_path):
+def test_publisher_licence_languages_use_and_origin_reach_the_manifest(recipe, registry, tmp_path):
     about = {
         "publisher": "Acme GmbH",
         "license": "apache-2.0",
@@ -18,7 +18,7 @@ def test_publisher_licence_languages_use_and_origin_reach_the_manifest(plan, reg
         "out_of_scope": "Medicine.",
         "derived_from": [ORIGIN],
     }
-    run(plan({"max_steps": 1}, about=about), registry)
+    run(recipe({"max_steps": 1}, about=about), registry)
     manifest = read_manifest(tmp_path / "run" / "adapter" / "edgelora.json")
     assert (manifest.publisher, manifest.license, manifest.languages) == (
         "Acme GmbH",
