@@ -163,38 +163,52 @@ from pathlib import Path
 from edgelora.recipe import read_recipe
 from edgelora.registry import Registry
 from edgelora.run import run
-run(read_recipe(Path(sys.argv[1])), Registry.discover())
+from accelerate.state import AcceleratorState
+for recipe in sys.argv[1:]:
+    run(read_recipe(Path(recipe)), Registry.discover())
+    AcceleratorState._reset_state(reset_partial_state=True)
 """
 
 
-@pytest.mark.parametrize("derivative", PARTS)
-def test_two_processes_equal_one_at_the_same_global_batch(tiny_base, rows, tmp_path, derivative):
-    script = tmp_path / "train.py"
+@pytest.fixture(scope="module")
+def split_runs(tiny_base, rows, tmp_path_factory):
+    """Run folders by number of processes, then derivative, all of the same global batch."""
+    folder = tmp_path_factory.mktemp("split")
+    script = folder / "train.py"
     script.write_text(SCRIPT)
-    other = write_rows(tmp_path / "other.jsonl", 60, seed=1)
-    adapters, first_steps = [], []
+    other = write_rows(folder / "other.jsonl", 60, seed=1)
+    runs = {}
     for processes, batch_size in ((1, 4), (2, 2)):
-        out = tmp_path / f"run-{processes}"
-        recipe = tmp_path / f"{processes}.yaml"
-        recipe.write_text(
-            RECIPE.format(
-                derivative=derivative,
-                parts=PARTS[derivative],
-                base=tiny_base,
-                rows=rows,
-                other=other,
-                batch_size=batch_size,
-                out=out,
+        runs[processes] = {derivative: folder / f"{derivative}-{processes}" for derivative in PARTS}
+        recipes = []
+        for derivative, out in runs[processes].items():
+            recipes.append(out.with_suffix(".yaml"))
+            recipes[-1].write_text(
+                RECIPE.format(
+                    derivative=derivative,
+                    parts=PARTS[derivative],
+                    base=tiny_base,
+                    rows=rows,
+                    other=other,
+                    batch_size=batch_size,
+                    out=out,
+                )
             )
-        )
         launch = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
         environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *(launch if processes > 1 else []), str(script), str(recipe)]
+        command = [sys.executable, *(launch if processes > 1 else []), str(script), *map(str, recipes)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
-        (weights,) = (out / "adapter").glob("*.safetensors")
+    return runs
+
+
+@pytest.mark.parametrize("derivative", PARTS)
+def test_two_processes_equal_one_at_the_same_global_batch(split_runs, derivative):
+    adapters, first_steps = [], []
+    for runs in split_runs.values():
+        (weights,) = (runs[derivative] / "adapter").glob("*.safetensors")
         adapters.append(load_file(weights))
-        first_steps.append(json.loads((out / "metrics.jsonl").read_text().splitlines()[0]))
+        first_steps.append(json.loads((runs[derivative] / "metrics.jsonl").read_text().splitlines()[0]))
     one, two = first_steps
     # AdamW does not see the scale of its gradients; the norm and the loss before it do.
     assert one["step"] == two["step"] == 0
