@@ -1,0 +1,121 @@
+"""What every first-party adapter keeps in numbers, in a two-layer Llama and over every quantizer."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from edgelora.engine.inject import inject, plain_linears, trainable_parameters
+from edgelora.layers import FrozenLinear, merge_into
+from edgelora.plan import make_plan
+from edgelora.recipe import make_recipe
+from edgelora.registry import Registry
+
+REGISTRY = Registry.discover()
+TASKS = ("first", "second")
+
+
+def first_party(kind):
+    return {each.part.name: each.part for each in REGISTRY.parts(kind) if each.distribution == "edgelora"}
+
+
+ADAPTERS = first_party("adapter")
+QUANTIZERS = list(first_party("quantizer"))
+STARTING_AT_THE_BASE = [name for name, part in ADAPTERS.items() if not part.starts_elsewhere]
+FOLDING = [name for name, part in ADAPTERS.items() if {"LowRank", "Mergeable"} & set(part.abilities)]
+OVER_ANY_BASE = pytest.mark.parametrize("quantizer", QUANTIZERS)
+
+
+def base_of(quantizer):
+    """The model, its linears quantized."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=4)).eval()
+    part = plan_of("lora", quantizer).build("quantizer")
+    for name, linear in plain_linears(model).items():
+        model.set_submodule(name, part.quantize(linear, name))
+    return model
+
+
+def plan_of(adapter, quantizer, **settings):
+    document = {
+        "base": "micro",
+        "quantizer": quantizer,
+        "adapter": {"name": adapter, "rank": 4, "alpha": 8.0},
+        "data": [{"path": f"{task}.jsonl", "task": task} for task in TASKS],
+        "train": settings,
+    }
+    return make_plan(make_recipe(document), REGISTRY)
+
+
+def adapted(adapter, quantizer, **settings):
+    model = base_of(quantizer)
+    torch.manual_seed(2)
+    return model, inject(model, plan_of(adapter, quantizer, **settings))
+
+
+@torch.no_grad()
+def moved(adapter, quantizer):
+    """With no parameter where training starts."""
+    model, layers = adapted(adapter, quantizer)
+    for parameter in trainable_parameters(layers).values():
+        parameter.add_(0.2 * torch.randn_like(parameter))
+    return model, layers
+
+
+@torch.no_grad()
+def logits(model):
+    token_ids = torch.randint(64, (2, 8), generator=torch.Generator().manual_seed(1))
+    return model(token_ids).logits
+
+
+def fold(model, layers):
+    for site, layer in layers.items():
+        (base,) = (part for part in layer.modules() if isinstance(part, FrozenLinear))
+        weight = merge_into(layer, base.dequantize(dtype=torch.float32), site)
+        model.set_submodule(site, FrozenLinear(weight, base.bias, base.in_features, base.out_features))
+
+
+@OVER_ANY_BASE
+@pytest.mark.parametrize("adapter", STARTING_AT_THE_BASE)
+def test_training_starts_within_a_millionth_of_the_base(adapter, quantizer):
+    model, _ = adapted(adapter, quantizer)
+    assert (logits(model) - logits(base_of(quantizer))).abs().max() <= 1e-6
+
+
+@OVER_ANY_BASE
+@pytest.mark.parametrize("adapter", FOLDING)
+def test_a_folded_model_computes_the_same_within_a_hundred_thousandth(adapter, quantizer):
+    model, layers = moved(adapter, quantizer)
+    unfolded, base = logits(model), logits(base_of(quantizer))
+    fold(model, layers)
+    largest = unfolded.abs().max()
+    assert (unfolded - base).abs().max() > 0.1 * largest
+    assert (logits(model) - unfolded).abs().max() <= 1e-5 * largest
+
+
+@OVER_ANY_BASE
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_training_computes_after_an_evaluation_what_it_did_before(adapter, quantizer):
+    # bitsandbytes' own layer repacks its codes at its first evaluation, on CPUs with AVX512-BF16.
+    model, layers = moved(adapter, quantizer)
+    weights = {site: layer.base.dequantize().clone() for site, layer in layers.items()}
+    before = logits(model.train())
+    evaluated = logits(model.eval())
+    assert torch.equal(logits(model.train()), before)
+    torch.testing.assert_close(evaluated, before, rtol=1e-6, atol=1e-6)
+    assert all(torch.equal(layer.base.dequantize(), weights[site]) for site, layer in layers.items())
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("adapter_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_outputs_keep_the_dtype_of_the_base(adapter, adapter_dtype, dtype):
+    model, layers = adapted(adapter, "none", adapter_dtype=adapter_dtype)
+    for part in model.modules():
+        if isinstance(part, FrozenLinear | torch.nn.Embedding):
+            part.to(dtype)
+    learned = {parameter.dtype for parameter in trainable_parameters(layers).values()}
+    assert learned == {getattr(torch, adapter_dtype)}
+    for layer in layers.values():
+        x = torch.randn(2, 3, layer.base.in_features, dtype=dtype)
+        assert layer(x).dtype == dtype
