@@ -28,6 +28,7 @@ COMMANDS = {
     "remove": LazyEntry("catalog:remove", "Delete an adapter, here or in a store.", ADAPTERS),
     "plugins": LazyEntry("plugins:plugins", "See which derivatives and parts are installed.", SETUP),
     "stores": LazyEntry("stores:stores", "Name the places adapters live in.", SETUP),
+    "conformance": LazyEntry("conformance:conformance", "Hold a reader to the specification.", SETUP),
     "doctor": LazyEntry("doctor:doctor", "Check this machine and say what is missing.", SETUP),
     "completion": LazyEntry("completion:completion", "Print shell completion.", SETUP),
 }  # fmt: skip

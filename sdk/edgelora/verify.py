@@ -22,9 +22,11 @@ from edgelora.errors import (
     ManifestError,
     MissingFile,
     PathError,
+    TensorsMismatch,
     UnsafeFile,
     every_error,
 )
+from edgelora.manifest.lora_shapes import misfit_of
 from edgelora.manifest.models import MANIFEST_NAME, SAFETENSORS_TYPE, FileEntry, Manifest, is_unlisted
 from edgelora.manifest.paths import check_path
 from edgelora.manifest.pickles import HEAD_BYTES, is_program, reason_to_refuse
@@ -137,7 +139,7 @@ def _findings(folder: Path, manifest: Manifest) -> Iterator[Finding]:
         problem = f"{path} is listed in the manifest and not there"
         yield _finding(path, FileSetMismatch(problem, fix=_FETCH_AGAIN))
     yield from _name_findings(present, listed)
-    headers = []
+    headers: dict[str, dict[str, TensorEntry]] = {}
     for path, found in sorted(present.items()):
         if path == MANIFEST_NAME or not found.is_file(follow_symlinks=False):
             continue
@@ -146,12 +148,15 @@ def _findings(folder: Path, manifest: Manifest) -> Iterator[Finding]:
         except EdgeloraError as error:
             yield _finding(path, error)
         else:
-            headers += [header] if header is not None and path in listed else []
+            headers |= {path: header} if header is not None and path in listed else {}
         if is_program(path):
             problem = f"{path} is code; edgelora never runs it"
             unsafe = UnsafeFile(problem, fix="remove it if nobody needs it")
             yield _finding(path, unsafe, severity="warning")
-    yield from _summary_findings(manifest, headers)
+    yield from _summary_findings(manifest, list(headers.values()))
+    for component in manifest.components:
+        if misfit := misfit_of(component, headers):
+            yield _finding(MANIFEST_NAME, TensorsMismatch(misfit, fix="ask its publisher to pack it again"))
 
 
 def _name_findings(present: dict[str, os.DirEntry[str]], listed: dict[str, FileEntry]) -> Iterator[Finding]:

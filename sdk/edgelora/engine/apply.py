@@ -25,11 +25,11 @@ from edgelora.errors import (
     OfflineNotCached,
     PlanError,
     TensorsMismatch,
-    WrongBase,
 )
 from edgelora.layers import FrozenLinear
 from edgelora.manifest import Base, Manifest
 from edgelora.manifest.base_identity import identify_base
+from edgelora.manifest.base_match import check_base
 from edgelora.plan import Plan
 from edgelora.registry import Registry
 from edgelora.transfer import resolve_adapter
@@ -151,26 +151,6 @@ def _find_base(wanted: Base, given: str | None, revision: str | None) -> Path:
             f"the adapter's base {wanted.repo!r} is neither a folder here nor in the Hub's cache",
             fix="name its folder: --base FOLDER",
         ) from error
-
-
-def check_base(wanted: Base, found: Base, place: str) -> None:
-    """Refuse a base whose weights or tokenizer differ; names and file layouts do not matter.
-
-    Raises:
-        WrongBase: They differ.
-    """
-    pairs = {
-        "weight set": (wanted.tensors_digest, found.tensors_digest),
-        "tokenizer": (wanted.tokenizer_digest, found.tokenizer_digest),
-        "configuration": (wanted.config_semantic_digest, found.config_semantic_digest),
-    }
-    for what, (expected, actual) in pairs.items():
-        if expected is not None and expected != actual:
-            raise WrongBase(
-                f"the adapter was trained on {wanted.repo} with {what} of digest {expected}; "
-                f"the {what} in {place} has {actual}",
-                fix=f"pass the folder of {wanted.repo} as the base: --base FOLDER",
-            )
 
 
 def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> dict[str, nn.Module]:

@@ -8,7 +8,6 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -29,6 +28,13 @@ _SEMVER = (
     r"^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)"
     r"(-(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)(\.(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*))*)?"
     r"(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$"
+)
+_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+_RELEASE = r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*"
+_SUFFIX = r"((a|b|rc)(0|[1-9][0-9]*))?(\.post(0|[1-9][0-9]*))?(\.dev(0|[1-9][0-9]*))?"
+_CLAUSE = (
+    rf"((>=|<=|>|<|==|!=) ?{_RELEASE}{_SUFFIX}|(==|!=) ?{_RELEASE}\.\*"
+    rf"|~= ?(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+{_SUFFIX})"
 )
 
 
@@ -72,14 +78,6 @@ def _is_moment(value: str) -> str:
     return value
 
 
-def _is_version_range(value: str) -> str:
-    try:
-        SpecifierSet(value)
-    except InvalidSpecifier as error:
-        raise ValueError(f"{value!r} is not a version range such as '>=1,<2'") from error
-    return value
-
-
 def _are_distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(values)) != len(values):
         raise ValueError("an entry is listed twice")
@@ -100,13 +98,13 @@ DecimalText = Annotated[
 """A number as text. A float given in Python is converted."""
 Moment = Annotated[
     str,
-    Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z$"),
+    Field(pattern=rf"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}T{_TIME}(\.[0-9]{{1,6}})?Z$"),
     AfterValidator(_is_moment),
 ]
 """RFC 3339 in UTC, ending in ``Z``."""
 SemanticVersion = Annotated[str, Field(pattern=_SEMVER, max_length=128)]
-VersionRange = Annotated[str, AfterValidator(_is_version_range)]
-"""PEP 440, such as ``>=1,<2``."""
+VersionRange = Annotated[str, Field(pattern=rf"^{_CLAUSE}(, ?{_CLAUSE})*$", max_length=256)]
+"""PEP 440 in its normal form, such as ``>=1,<2``."""
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 """A name in a list of known words: a part, a derivative, a feature, a role."""
 Words = Annotated[tuple[Word, ...], AfterValidator(_are_distinct)]

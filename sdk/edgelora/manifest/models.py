@@ -145,6 +145,7 @@ class Manifest(Wire):
         for component in self.components:
             _refuse_dangling(component.files, paths, f"component {component.id!r}", "file")
         _refuse_dangling(self.license_files or (), paths, "licenseFiles", "file")
+        _refuse_dangling([task.head for task in self.tasks or () if task.head], paths, "tasks", "file")
         if self.runtime and self.runtime.fallback:
             _refuse_dangling((self.runtime.fallback.file,), paths, "runtime.fallback", "file")
         if self.composition:

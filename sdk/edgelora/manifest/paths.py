@@ -53,8 +53,8 @@ def check_paths(paths: Iterable[str]) -> None:
     """Check each path, and that no two of them can be the same file on some file system.
 
     Raises:
-        PathError: A path is not allowed, listed twice, differs from another only in case or Unicode form, or
-            names a file where another one needs a folder.
+        PathError: A path is not allowed, listed twice, differs from another only in case or Unicode form (or
+            their folders do), or names a file where another one needs a folder.
     """
     seen: dict[str, str] = {}
     folders: dict[str, str] = {}
@@ -64,11 +64,12 @@ def check_paths(paths: Iterable[str]) -> None:
         if key in seen:
             raise _clash(path, seen[key], "they are the same file where case is ignored")
         seen[key] = path
-        steps = key.split("/")
-        for count in range(1, len(steps)):
-            folders.setdefault("/".join(steps[:count]), path)
+        for folder in _folders(path):
+            other = folders.setdefault(_folded(folder), folder)
+            if other != folder:
+                raise _clash(path, other, "their folders are the same where case is ignored")
     for folder in sorted(folders.keys() & seen.keys()):
-        raise _clash(seen[folder], folders[folder], "the first is a file where the second needs a folder")
+        raise _clash(seen[folder], folders[folder], "the first is a file where the second is a folder")
 
 
 def _reason_to_refuse(path: str) -> str | None:
@@ -111,6 +112,11 @@ def _segment_reason(segment: str) -> str | None:
     if plain.casefold() in (".git", "git~1"):
         return "a segment is git's own folder"
     return None
+
+
+def _folders(path: str) -> list[str]:
+    steps = path.split("/")
+    return ["/".join(steps[:count]) for count in range(1, len(steps))]
 
 
 def _folded(path: str) -> str:

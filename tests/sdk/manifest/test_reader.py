@@ -19,7 +19,7 @@ from edgelora.errors import (
 from edgelora.manifest import MAX_MANIFEST_BYTES, parse_manifest, read_manifest
 from edgelora.manifest.strict_json import NotStrict, parse
 
-VALID = Path(__file__).parents[3] / "spec" / "v1" / "vectors" / "valid"
+VALID = Path(__file__).parents[3] / "spec" / "v1" / "vectors" / "manifests" / "valid"
 MINIMAL = (VALID / "minimal.json").read_bytes()
 MAXIMAL = (VALID / "maximal.json").read_bytes()
 quick = settings(max_examples=100, derandomize=True, deadline=None, database=None)

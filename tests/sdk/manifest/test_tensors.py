@@ -18,7 +18,7 @@ from edgelora.manifest import describe_files, summarize_tensors
 from edgelora.manifest.tensor_digest import hash_weights, tensors_digest
 from edgelora.manifest.tensors import MAX_BASE_HEADER, header_of, read_header
 
-VECTORS = Path(__file__).parents[3] / "spec" / "v1" / "vectors" / "safetensors"
+VECTORS = Path(__file__).parents[3] / "spec" / "v1" / "vectors" / "weights"
 WHOLE = (VECTORS / "whole.safetensors").read_bytes()
 quick = settings(max_examples=100, derandomize=True, deadline=None, database=None)
 

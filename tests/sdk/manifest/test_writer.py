@@ -23,7 +23,7 @@ from edgelora.manifest import (
     tree_digest,
 )
 
-VALID = Path(__file__).parents[3] / "spec" / "v1" / "vectors" / "valid"
+VALID = Path(__file__).parents[3] / "spec" / "v1" / "vectors" / "manifests" / "valid"
 ONES = "sha256:" + "1" * 64
 
 
