@@ -224,10 +224,10 @@ def test_a_tensor_of_another_shape_is_named(trained, tiny_base, registry, tmp_pa
     path = folder / "adapter_model.safetensors"
     tensors = load_file(path)
     name = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
-    tensors[name] = tensors[name][:2].clone()
+    tensors[name] = tensors[name][:, :2].contiguous()
     save_file(tensors, path)
     repack(folder)
-    with pytest.raises(TensorsMismatch, match=r"up_proj\.lora_A of adapter lora is \(2, 64\)"):
+    with pytest.raises(TensorsMismatch, match=r"up_proj\.lora_A of adapter lora is \([0-9]+, 2\)"):
         load_adapted(str(folder), registry, base=str(tiny_base))
 
 
