@@ -9,10 +9,10 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 
 from edgelora import __version__
-from edgelora.engine.published import plain_lora_part
+from edgelora.engine.peft_format import WEIGHTS_NAME
+from edgelora.engine.published import is_plain_lora, plain_lora_part
 from edgelora.errors import FeatureRequired, PartNotFound, PluginMissing, TensorsMismatch
 from edgelora.manifest import Component, Manifest
-from edgelora.manifest.lora_shapes import is_plain_lora
 from edgelora.parts import Derivative
 from edgelora.plan import Plan, make_plan
 from edgelora.plan.choice import choose_part
@@ -45,7 +45,7 @@ def plan_of(manifest: Manifest, registry: Registry, *, base: str, dtype: str) ->
         "skip_modules": list(component.config.get("skipModules", [])),
         "train": {"dtype": dtype},
     }
-    if is_plain_lora(component):
+    if is_plain_lora(component, WEIGHTS_NAME):
         return _plain_plan(component, surroundings, registry)
     derivative = _derivative(component, registry)
     _check_installed(component, "adapter", registry)

@@ -18,6 +18,7 @@ from edgelora.capabilities import Additive, Exportable, LowRank, Prunable, Stock
 from edgelora.engine.inject import adapter_tensors
 from edgelora.layers import factors_are_exact
 from edgelora.layers.authoring import SiteAdapter
+from edgelora.manifest import Component
 from edgelora.options import AdapterOptions
 from edgelora.parts import Part
 from edgelora.plan import Plan
@@ -57,6 +58,12 @@ def peft_form(layers: Mapping[str, nn.Module], plan: Plan) -> PeftForm | None:
     if all(isinstance(layer, Exportable) for layer in layers.values()):
         return _with_settings(layers)
     return None
+
+
+def is_plain_lora(component: Component, weights_name: str) -> bool:
+    """Whether a component's weights are plain LoRA in PEFT's form."""
+    special = any(component.config.get(member) for member in ("peftSettings", "useDora", "useRslora"))
+    return weights_name in component.files and not special
 
 
 def plain_lora_part(config: Mapping[str, Any]) -> PlannedPart:
