@@ -78,7 +78,7 @@ def test_codes_change_at_the_published_midpoints_and_weights_are_level_times_sca
 
 
 @pytest.mark.parametrize("shape", [(96, 96), (48, 96), (64, 64), (100, 48), (7, 5), (128, 256), (64, 100)])
-@pytest.mark.parametrize("block_size", [64, 128])
+@pytest.mark.parametrize("block_size", [32, 64, 128])
 def test_dequantized_weight_is_the_nearest_code_at_every_shape(shape, block_size):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     layer = quantized(weight, block_size=block_size, double=False)
