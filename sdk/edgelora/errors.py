@@ -13,7 +13,7 @@ failure a script can branch on. An instance demands a ``fix``: the next thing to
 | 6 | not trusted: a signature, or a release its publisher withdrew |
 | 7 | incompatible base, derivative or version |
 | 8 | over a budget: memory, disk or time |
-| 9 | offline and not cached |
+| 9 | offline and not cached, or not reachable |
 | 10 | an evaluation gate failed |
 | 11 | export not supported |
 | 130 | interrupted, checkpoint saved |
@@ -265,6 +265,13 @@ class FileSetMismatch(EdgeloraError):
     exit_code = 5
 
 
+class ReplyRefused(EdgeloraError):
+    """A remote store's reply breaks the protocol, so nothing of it was used."""
+
+    id = "reply-refused"
+    exit_code = 5
+
+
 # 6: not trusted
 
 
@@ -358,6 +365,13 @@ class OfflineNotCached(EdgeloraError):
     """The thing asked for is on a network and not in the local cache."""
 
     id = "offline-not-cached"
+    exit_code = 9
+
+
+class StoreUnreachable(EdgeloraError):
+    """A remote store does not answer, or breaks off again and again."""
+
+    id = "store-unreachable"
     exit_code = 9
 
 

@@ -11,7 +11,7 @@ from edgelora.store.configured import (
 from edgelora.store.directory import DirectoryStore
 from edgelora.store.fsck import Problem, Report
 from edgelora.store.opening import open_store
-from edgelora.store.protocol import Publication, Snapshot, Store, StoredFile
+from edgelora.store.protocol import Publication, Snapshot, SourceChanged, Store, StoredFile
 from edgelora.store.reference import Reference, check_name, parse_reference
 from edgelora.store.versions import Version, is_version, latest_version, parse_version, sort_versions
 
@@ -22,6 +22,7 @@ __all__ = [
     "Reference",
     "Report",
     "Snapshot",
+    "SourceChanged",
     "Store",
     "StoreConfig",
     "StoredFile",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ import yaml
 from edgelora.errors import StoreError, StoreNotFound
 from edgelora.files import atomic_write, exclusive_lock
 from edgelora.locations import config_dir, home
+from edgelora.store.endpoint import has_good_port, is_encrypted, is_official
 from edgelora.store.reference import check_store_name
 
 LOCAL = "local"
+
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +30,18 @@ class StoreConfig:
     stores: dict[str, str] = field(default_factory=dict)
     """As configured, without ``local`` unless the user moved it."""
     default: str = LOCAL
+    token_variables: dict[str, str] = field(default_factory=dict)
+    """By store: the environment variable that holds its token. Tokens themselves are never written down."""
 
     @property
     def addresses(self) -> dict[str, str]:
         """Every name that can be used, sorted."""
         return dict(sorted({LOCAL: (home() / "mirror").as_uri(), **self.stores}.items()))
+
+    def token_variable_of(self, address: str) -> str | None:
+        """The environment variable with the token for an address, if the user named one for it."""
+        names = (name for name, known in self.stores.items() if known == address)
+        return next((self.token_variables[name] for name in names if name in self.token_variables), None)
 
     def address_of(self, name: str) -> str:
         """Where a named store is.
@@ -64,14 +75,22 @@ def read_store_config() -> StoreConfig:
     return _from_document(path, document)
 
 
-def add_store(name: str, address: str) -> StoreConfig:
+def add_store(name: str, address: str, *, token_variable: str | None = None) -> StoreConfig:
     """Name a store. A plain path becomes a ``file://`` address.
 
+    Args:
+        name: What references call it.
+        address: A directory, or the address of an endpoint.
+        token_variable: The environment variable that holds the token for it; of this endpoint only.
+
     Raises:
-        StoreError: The name is taken by another address, or the address is of an unknown kind.
+        StoreError: The name is taken by another address, or the address is of an unknown kind; or a token is
+            named for one that needs none, or would be sent in the clear.
     """
     check_store_name(name)
     address = normal_address(address)
+    if token_variable is not None:
+        _check_token(address, token_variable)
     with exclusive_lock(_path().with_suffix(".lock")):
         config = read_store_config()
         taken = config.stores.get(name, address)
@@ -80,7 +99,10 @@ def add_store(name: str, address: str) -> StoreConfig:
                 f"the store {name} is {taken} already",
                 fix=f"choose another name, or first: edgelora stores remove {name}",
             )
-        return _write(replace(config, stores={**config.stores, name: address}))
+        variables = {known: value for known, value in config.token_variables.items() if known != name}
+        if token_variable is not None:
+            variables[name] = token_variable
+        return _write(replace(config, stores={**config.stores, name: address}, token_variables=variables))
 
 
 def remove_store(name: str) -> StoreConfig:
@@ -94,7 +116,8 @@ def remove_store(name: str) -> StoreConfig:
             )
         stores = {known: address for known, address in config.stores.items() if known != name}
         default = LOCAL if config.default == name else config.default
-        return _write(StoreConfig(stores=stores, default=default))
+        variables = {known: value for known, value in config.token_variables.items() if known != name}
+        return _write(StoreConfig(stores=stores, default=default, token_variables=variables))
 
 
 def set_default_store(name: str) -> StoreConfig:
@@ -116,7 +139,12 @@ def normal_address(address: str) -> str:
     parts = urlsplit(address)
     if address.startswith("file:///"):
         return directory_of(address).as_uri()
-    if parts.scheme in ("http", "https") and parts.netloc and "@" not in parts.netloc:
+    if (
+        parts.scheme in ("http", "https")
+        and parts.hostname
+        and "@" not in parts.netloc
+        and has_good_port(address)
+    ):
         return address.rstrip("/")
     if address == "hf://":
         return address
@@ -136,7 +164,9 @@ def _path() -> Path:
 
 
 def _write(config: StoreConfig) -> StoreConfig:
-    document = {"default": config.default, "stores": dict(sorted(config.stores.items()))}
+    document: dict[str, Any] = {"default": config.default, "stores": dict(sorted(config.stores.items()))}
+    if config.token_variables:
+        document["tokens"] = dict(sorted(config.token_variables.items()))
     atomic_write(_path(), yaml.safe_dump(document, sort_keys=True).encode())
     return config
 
@@ -144,8 +174,8 @@ def _write(config: StoreConfig) -> StoreConfig:
 def _from_document(path: Path, document: Any) -> StoreConfig:
     if document is None:
         return StoreConfig()
-    if not isinstance(document, dict) or set(document) - {"default", "stores"}:
-        raise _unreadable(path, "it may hold 'default' and 'stores', nothing else")
+    if not isinstance(document, dict) or set(document) - {"default", "stores", "tokens"}:
+        raise _unreadable(path, "it may hold 'default', 'stores' and 'tokens', nothing else")
     stores = document.get("stores") or {}
     default = document.get("default", LOCAL)
     if not isinstance(stores, dict) or not isinstance(default, str):
@@ -154,7 +184,31 @@ def _from_document(path: Path, document: Any) -> StoreConfig:
         if not isinstance(name, str) or not isinstance(address, str):
             raise _unreadable(path, f"store {name!r} needs a name and an address")
         check_store_name(name)
-    return StoreConfig({name: normal_address(address) for name, address in stores.items()}, default)
+    tokens = document.get("tokens") or {}
+    if not isinstance(tokens, dict) or not all(
+        name in stores and isinstance(variable, str) for name, variable in tokens.items()
+    ):
+        raise _unreadable(path, "'tokens' is a mapping of names of stores to environment variables")
+    addresses = {name: normal_address(address) for name, address in stores.items()}
+    return StoreConfig(addresses, default, tokens)
+
+
+def _check_token(address: str, variable: str) -> None:
+    if not _VARIABLE.fullmatch(variable):
+        raise StoreError(
+            f"{variable[:40]!r} is not the name of an environment variable",
+            fix="write the variable's name, such as FLEET_TOKEN, never the token itself",
+        )
+    if address.startswith("file://") or is_official(address):
+        raise StoreError(
+            f"{address} takes no token of its own",
+            fix="leave --token-env out; for the Hub, log in with: hf auth login",
+        )
+    if not is_encrypted(address):
+        raise StoreError(
+            f"{address} is not encrypted, so no token is sent there",
+            fix="use https, or leave --token-env out",
+        )
 
 
 def _unreadable(path: Path, problem: str) -> StoreError:

@@ -48,6 +48,12 @@ class Publication:
     release_sequence: int
     """Of the manifest; higher than ``release_sequence()``, except for a version that comes back."""
     message: str = ""
+    public: bool = False
+    """If a remote store has to make a repository for it, everybody may read that one."""
+
+
+class SourceChanged(Exception):
+    """A file became another one while it was read, so what was read of it is worth nothing."""
 
 
 class Store(Protocol):

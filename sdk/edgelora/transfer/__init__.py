@@ -10,6 +10,7 @@ from edgelora.transfer.catalog import (
     remove,
     search,
 )
+from edgelora.transfer.fetching import Progress
 from edgelora.transfer.pulling import Pulled, pull
 from edgelora.transfer.pushing import Receipt, push
 from edgelora.transfer.resolve import locate_adapter, resolve_adapter
@@ -17,6 +18,7 @@ from edgelora.transfer.yanking import Withdrawal, unyank, yank, yank_reason
 
 __all__ = [
     "Listing",
+    "Progress",
     "Pulled",
     "Receipt",
     "Removed",

@@ -6,15 +6,15 @@ import hashlib
 import os
 import shutil
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 from edgelora.errors import (
     DigestMismatch,
     DiskFull,
     EdgeloraError,
     FileSetMismatch,
+    OfflineNotCached,
+    StoreUnreachable,
     TargetExists,
     UnsafeFile,
 )
@@ -23,6 +23,7 @@ from edgelora.manifest import MANIFEST_NAME, Manifest, is_unlisted, parse_manife
 from edgelora.manifest.pickles import reason_to_refuse
 from edgelora.manifest.tree import walk
 from edgelora.store import Reference, Snapshot, Store, is_version, open_store, parse_reference
+from edgelora.transfer.fetching import OnProgress, fetch_files, is_remote, keep_fetched, take_cached
 from edgelora.transfer.pushing import store_named
 from edgelora.transfer.shelf import (
     Note,
@@ -59,7 +60,12 @@ class Pulled:
 
 
 def pull(
-    reference: str, source: str | None = None, into: Path | None = None, *, allow_yanked: bool = False
+    reference: str,
+    source: str | None = None,
+    into: Path | None = None,
+    *,
+    allow_yanked: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> Pulled:
     """Fetch an adapter, all of it or nothing.
 
@@ -71,6 +77,7 @@ def pull(
         source: A store's name or address, instead of the one in the reference or the default store.
         into: The folder to make; by default one below ``home()``.
         allow_yanked: Take a version that its publisher withdrew.
+        on_progress: Told from time to time how far it is, in whatever thread is fetching.
 
     Raises:
         AdapterNotFound: The store does not hold it; says what it holds.
@@ -79,6 +86,8 @@ def pull(
             is kept.
         TargetExists: ``into`` holds something that was not pulled.
         DiskFull: No space is left.
+        StoreUnreachable: A remote store broke off; the next pull goes on from there.
+        OfflineNotCached: The network is forbidden, and not everything is in the cache.
     """
     wanted = parse_reference(reference)
     store = open_store(store_named(wanted, source))
@@ -98,7 +107,7 @@ def pull(
         if not is_there:
             _refuse_foreign(target)
             with disk_full_is_an_error(target):
-                fetched = _fetch(store, snapshot, manifest, data, target)
+                fetched = _fetch(store, snapshot, manifest, data, target, on_progress)
         write_note(
             Note(
                 folder=str(target),
@@ -121,26 +130,32 @@ def pull(
     )
 
 
-def _fetch(store: Store, snapshot: Snapshot, manifest: Manifest, data: bytes, target: Path) -> int:
+def _fetch(
+    store: Store,
+    snapshot: Snapshot,
+    manifest: Manifest,
+    data: bytes,
+    target: Path,
+    on_progress: OnProgress | None,
+) -> int:
     staging = Staging(staging_of(target), manifest.files)
     try:
+        if is_remote(store):
+            take_cached(staging)
         _refuse_too_big(staging, target)
-        count = 0
-        for entry in staging.missing():
-            count += staging.fetch(entry, partial(_open_at, store, snapshot, entry.path))
+        count = fetch_files(store, snapshot, staging, on_progress)
         atomic_write(staging.adapter / MANIFEST_NAME, data)
         check(staging.adapter)
-    except DiskFull:
+        if is_remote(store):
+            keep_fetched(store, snapshot, staging)
+    except (DiskFull, StoreUnreachable, OfflineNotCached):
+        # The next pull goes on from here.
         raise
     except EdgeloraError:
         staging.discard()
         raise
     publish_directory(staging.adapter, target)
     return count
-
-
-def _open_at(store: Store, snapshot: Snapshot, path: str, offset: int) -> BinaryIO:
-    return store.open_file(snapshot, path, offset=offset)
 
 
 def _is_sound(target: Path, snapshot: Snapshot) -> bool:

@@ -56,7 +56,7 @@ class Receipt:
     """Under which others may use it."""
 
 
-def push(folder: Path, reference: str, to: str | None = None) -> Receipt:
+def push(folder: Path, reference: str, to: str | None = None, *, public: bool = False) -> Receipt:
     """Publish an adapter under ``ns/name`` or ``ns/name@version``.
 
     Without a version, the one in the manifest is used. The reference may differ from the identity in the
@@ -68,6 +68,7 @@ def push(folder: Path, reference: str, to: str | None = None) -> Receipt:
         folder: An adapter directory.
         reference: Under which name.
         to: A store's name or address, instead of the one in the reference or the default store.
+        public: If a remote store has to make a repository, make one that everybody may read.
 
     Raises:
         VersionExists: The version holds other content, or did when it was removed.
@@ -85,7 +86,9 @@ def push(folder: Path, reference: str, to: str | None = None) -> Receipt:
         is_new = store.put_file(io.BytesIO(issue.data), file)
         files = (*map(_stored, manifest.files), file)
         try:
-            snapshot = store.publish(Publication(target, files, issue.head, issue.release_sequence))
+            snapshot = store.publish(
+                Publication(target, files, issue.head, issue.release_sequence, public=public)
+            )
             break
         except (PublishRaced, VersionExists):
             if attempt == _ATTEMPTS:

@@ -13,8 +13,13 @@ from typing import BinaryIO
 from edgelora.errors import DigestMismatch, PathError
 from edgelora.files import disk_full_is_an_error, fsync_dir, make_dirs
 from edgelora.manifest import FileEntry
+from edgelora.store import SourceChanged
 
 PIECE_BYTES = 2**20
+
+
+def _ignore(_: int) -> None:
+    pass
 
 
 class Staging:
@@ -37,27 +42,40 @@ class Staging:
         """What is still to be fetched, in the order of the manifest."""
         return [entry for entry in self._files.values() if not (self.adapter / entry.path).exists()]
 
-    def fetch(self, entry: FileEntry, open_at: Callable[[int], BinaryIO]) -> int:
+    def begun_bytes(self) -> int:
+        """How much of what is missing is there already."""
+        return sum(
+            min(part.stat().st_size, entry.size)
+            for entry in self.missing()
+            if (part := self._parts / f"{entry.sha256}.part").is_file()
+        )
+
+    def fetch(
+        self, entry: FileEntry, open_at: Callable[[int], BinaryIO], on_bytes: Callable[[int], None] = _ignore
+    ) -> int:
         """Fetch one file, going on behind what is there already; the bytes read.
 
         Args:
             entry: What the bytes must be.
             open_at: Opens the source at an offset.
+            on_bytes: Told how many bytes arrived; what it raises stops the fetching, and what is there stays.
 
         Raises:
             DigestMismatch: The source holds other bytes.
             DiskFull: No space is left; the next pull goes on from here.
+            StoreUnreachable: The source broke off; the next pull goes on from here.
         """
         part = self._parts / f"{entry.sha256}.part"
         target = self.adapter / entry.path
         with disk_full_is_an_error(target):
             with _open_part(part) as file:
                 start = min(os.fstat(file.fileno()).st_size, entry.size)
-                count, actual = _continue(file, start, entry, open_at)
-                if actual != entry.sha256 and start:
-                    # The beginning may be damaged, not the source: once more, from the first byte.
-                    again, actual = _continue(file, 0, entry, open_at)
-                    count += again
+                source = _Source(entry, open_at, on_bytes)
+                actual, is_same = source.copy_to(file, start)
+                if actual != entry.sha256 and (start or not is_same):
+                    # The beginning may be damaged, or of another source: once more, from the first byte.
+                    actual, _ = source.copy_to(file, 0)
+                count = source.count
                 if actual == entry.sha256:
                     os.fchmod(file.fileno(), 0o644)
                     os.fsync(file.fileno())
@@ -112,26 +130,42 @@ class Staging:
                 _delete(path)
 
 
-def _continue(
-    file: BinaryIO, start: int, entry: FileEntry, open_at: Callable[[int], BinaryIO]
-) -> tuple[int, str]:
-    """Append the source's bytes from ``start`` on; (bytes read, digest of the whole file)."""
-    digest = hashlib.sha256()
-    file.seek(0)
-    left = start
-    while left and (piece := file.read(min(left, PIECE_BYTES))):
-        digest.update(piece)
-        left -= len(piece)
-    file.seek(start)
-    file.truncate()
-    size = start
-    with open_at(start) as source:
-        while size <= entry.size and (piece := source.read(PIECE_BYTES)):
+class _Source:
+    """Where one file comes from, and how many bytes came."""
+
+    def __init__(
+        self, entry: FileEntry, open_at: Callable[[int], BinaryIO], on_bytes: Callable[[int], None]
+    ) -> None:
+        self._entry = entry
+        self._open_at = open_at
+        self._on_bytes = on_bytes
+        self.count = 0
+
+    def copy_to(self, file: BinaryIO, start: int) -> tuple[str, bool]:
+        """Append the source's bytes from ``start`` on; (digest of the file, it stayed one source)."""
+        digest = hashlib.sha256()
+        file.seek(0)
+        left = start
+        while left and (piece := file.read(min(left, PIECE_BYTES))):
             digest.update(piece)
-            file.write(piece)
-            size += len(piece)
-    file.flush()
-    return size - start, digest.hexdigest()
+            left -= len(piece)
+        file.seek(start)
+        file.truncate()
+        size = start
+        try:
+            with self._open_at(start) as source:
+                while size <= self._entry.size and (piece := source.read(PIECE_BYTES)):
+                    digest.update(piece)
+                    file.write(piece)
+                    size += len(piece)
+                    self.count += len(piece)
+                    self._on_bytes(len(piece))
+        except SourceChanged:
+            return digest.hexdigest(), False
+        finally:
+            # Also when the source breaks off: the next pull goes on behind what arrived.
+            file.flush()
+        return digest.hexdigest(), True
 
 
 def _open_part(path: Path) -> BinaryIO:

@@ -83,17 +83,26 @@ def test_addresses_of_other_kinds_are_refused(address: str) -> None:
     assert "file:///srv/mirror" in caught.value.fix
 
 
-@pytest.mark.parametrize("address", ["https://host/hub", "hf://"])
-def test_stores_that_need_a_network_are_known_and_cannot_be_opened_yet(address: str) -> None:
-    add_store("far", address)
-    with pytest.raises(StoreError, match="directory mirrors only") as caught:
-        open_store("far")
-    assert "file:///srv/mirror" in caught.value.fix
+def test_the_variable_with_a_token_is_remembered_with_its_store_and_forgotten_with_it() -> None:
+    add_store("fleet", "https://mirror.example", token_variable="FLEET_TOKEN")
+    assert read_store_config().token_variable_of("https://mirror.example") == "FLEET_TOKEN"
+    assert add_store("fleet", "https://mirror.example").token_variables == {}
+    add_store("fleet", "https://mirror.example", token_variable="FLEET_TOKEN")
+    assert remove_store("fleet").token_variables == {}
 
 
 @pytest.mark.parametrize(
     "text",
-    ["- a", "stores: [a]", "store: {a: /b}", "stores: {a: 1}", "stores: {a: b", "default: 3", "a: &x [*x"],
+    [
+        "- a",
+        "stores: [a]",
+        "store: {a: /b}",
+        "stores: {a: 1}",
+        "stores: {a: b",
+        "default: 3",
+        "a: &x [*x",
+        "tokens: {a: B}",
+    ],
 )
 def test_a_damaged_configuration_is_named_and_not_overwritten(text: str) -> None:
     path = config_dir() / "stores.yaml"

@@ -1,0 +1,114 @@
+"""Making a version of a remote repository visible: one commit on the head it was made for, then its tag."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+from edgelora.errors import DigestMismatch, FileSetMismatch, PublishRaced, VersionExists
+from edgelora.manifest import MANIFEST_NAME
+from edgelora.store.hub import MAIN, AlreadyThere, HubClient
+from edgelora.store.hub_records import HubRecords
+from edgelora.store.hub_repository import HubRepository, Refs
+from edgelora.store.hub_snapshot import GENERATED, snapshot_of
+from edgelora.store.protocol import Publication, Snapshot, StoredFile
+from edgelora.store.refusals import version_exists
+
+
+@dataclass(frozen=True, slots=True)
+class HubPublishing:
+    """One publication into one repository."""
+
+    repository: HubRepository
+    client: HubClient
+    publication: Publication
+    kept: Mapping[str, BinaryIO]
+    """Files that were put, by digest."""
+    address: str
+    """Of the store, for messages."""
+
+    def run(self, version: str) -> Snapshot:
+        """Let ``version`` be what is published.
+
+        Raises:
+            VersionExists: The version holds other content, or did when it was removed.
+            PublishRaced: Others published since the manifest was made.
+            FileSetMismatch: A file was not put.
+            DigestMismatch: The endpoint did not keep what it was sent.
+        """
+        refs = self.repository.refs()
+        if refs is None:
+            self.client.make_repository(self._adapter, public=self.publication.public)
+            refs = self.repository.refs() or Refs({}, {})
+        if version in refs.tags:
+            return self._published_before(version, refs)
+        records = HubRecords(self.repository, self._adapter, refs)
+        if records.has_tombstone(version):
+            commit = self._removed_commit(version, records, refs)
+        else:
+            commit = self._commit(refs)
+        snapshot = self._snapshot(version, commit)
+        if set(snapshot.files) != set(self.publication.files):
+            raise DigestMismatch(
+                f"{self.address} did not keep the files of {self.publication.reference} as they were sent: "
+                "it is not published",
+                fix="push it again, or to another store",
+            )
+        try:
+            self.client.tag(self._adapter, version, commit=commit)
+        except AlreadyThere:
+            return self._published_before(version, self.repository.refs() or refs)
+        return snapshot
+
+    @property
+    def _adapter(self) -> str:
+        return self.publication.reference.adapter
+
+    def _published_before(self, version: str, refs: Refs) -> Snapshot:
+        snapshot = self._snapshot(version, refs.tags[version])
+        if set(snapshot.files) != set(self.publication.files):
+            raise self._taken(refs, HubRecords(self.repository, self._adapter, refs))
+        return replace(snapshot, reused=True)
+
+    def _removed_commit(self, version: str, records: HubRecords, refs: Refs) -> str:
+        tombstone = records.tombstone(version)
+        manifest = next(file for file in self.publication.files if file.path == MANIFEST_NAME)
+        if manifest != tombstone.manifest:
+            raise self._taken(refs, records)
+        return tombstone.commit
+
+    def _commit(self, refs: Refs) -> str:
+        head = refs.branches.get(MAIN)
+        if head != self.publication.parent and not (self.publication.parent is None and self._is_blank(refs)):
+            raise PublishRaced(
+                f"others publish to {self._adapter} in {self.address} at the same time",
+                fix="run the push again",
+            )
+        new = {file.path: self._put(file) for file in self.publication.files}
+        old = self.repository.tree(head) if head else {}
+        gone = sorted(old.keys() - new.keys() - GENERATED)
+        version = self.publication.reference.version
+        message = self.publication.message or f"Publish {self._adapter} {version}"
+        return self.client.commit(self._adapter, new, gone, parent=head, message=message)
+
+    def _is_blank(self, refs: Refs) -> bool:
+        """Whether nothing was published yet: the repository is as the endpoint made it."""
+        head = refs.branches.get(MAIN)
+        return not refs.tags and (head is None or self.repository.manifest(head) is None)
+
+    def _put(self, file: StoredFile) -> BinaryIO:
+        if file.sha256 not in self.kept:
+            raise FileSetMismatch(
+                f"{file.path} cannot be published: its bytes were not put",
+                fix="put every file before publishing; run the push again",
+            )
+        return self.kept[file.sha256]
+
+    def _snapshot(self, version: str, commit: str) -> Snapshot:
+        reference = self.publication.reference.at(version)
+        return snapshot_of(self.repository, reference, commit, self.address)[0]
+
+    def _taken(self, refs: Refs, records: HubRecords) -> VersionExists:
+        removed = [tombstone.version for tombstone in records.tombstones()]
+        return version_exists(self.publication.reference, self.address, refs.versions, removed=removed)

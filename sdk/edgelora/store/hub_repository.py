@@ -1,0 +1,177 @@
+"""One repository of a remote store, as its API shows it: branches, tags, files of a commit, short files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from edgelora.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
+from edgelora.store.http_reading import HttpReader
+from edgelora.store.http_reply import NotThere, refused
+from edgelora.store.remote_file import RemoteFile
+from edgelora.store.versions import is_version, sort_versions
+
+CARD_TAG = "edgelora"
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_REPOSITORY = re.compile(r"[^/]+/[^/]+")
+_MAX_PAGES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Refs:
+    """What names the commits of a repository."""
+
+    branches: dict[str, str]
+    tags: dict[str, str]
+    """Those that are semantic versions."""
+
+    @property
+    def versions(self) -> list[str]:
+        """The lowest first."""
+        return sort_versions(self.tags)
+
+
+@dataclass(frozen=True, slots=True)
+class TreeFile:
+    """A file of a commit, as far as the endpoint knows it."""
+
+    size: int
+    sha256: str | None
+    """Known of large files only."""
+
+
+class HubRepository:
+    """Reads one repository.
+
+    Args:
+        reader: Of the endpoint.
+        adapter: ``ns/name``.
+    """
+
+    def __init__(self, reader: HttpReader, adapter: str) -> None:
+        self._reader = reader
+        self._adapter = adapter
+        self._api = f"api/models/{quote(adapter)}"
+
+    def refs(self) -> Refs | None:
+        """Branches and versions; None where there is no such repository, or it may not be seen."""
+        path = f"{self._api}/refs"
+        try:
+            document, _ = self._reader.document(path)
+        except NotThere:
+            return None
+        tags = self._named_commits(path, document, "tags")
+        return Refs(
+            branches=self._named_commits(path, document, "branches"),
+            tags={name: commit for name, commit in tags.items() if is_version(name)},
+        )
+
+    def tree(self, commit: str) -> dict[str, TreeFile]:
+        """Every file of a commit, by path; none of a commit that is not there, or empty."""
+        path = f"{self._api}/tree/{commit}?recursive=true&expand=false"
+        files = {}
+        try:
+            entries = list(pages(self._reader, path))
+        except NotThere:
+            return {}
+        for entry in entries:
+            if not isinstance(entry, dict) or entry.get("type") not in ("file", "directory"):
+                raise refused(path, "lists what is neither a file nor a directory")
+            if entry["type"] == "file":
+                name, file = _tree_file(path, entry)
+                files[name] = file
+        return files
+
+    def read(self, commit: str, path: str, limit: int) -> bytes:
+        """A short file of a commit.
+
+        Raises:
+            NotThere: The commit holds no such file.
+        """
+        return self._reader.read(self._resolve(commit, path), limit)[0]
+
+    def manifest(self, commit: str) -> bytes | None:
+        """The bytes of ``edgelora.json``; None where the commit has none."""
+        try:
+            return self.read(commit, MANIFEST_NAME, MAX_MANIFEST_BYTES)
+        except NotThere:
+            return None
+
+    def open_file(self, commit: str, path: str, *, size: int, offset: int) -> RemoteFile:
+        """The bytes of one file from ``offset`` on."""
+        return RemoteFile(self._reader, self._resolve(commit, path), size=size, offset=offset)
+
+    def _resolve(self, commit: str, path: str) -> str:
+        return f"{quote(self._adapter)}/resolve/{commit}/{quote(path)}"
+
+    def _named_commits(self, path: str, document: Any, kind: str) -> dict[str, str]:
+        found = document.get(kind) if isinstance(document, dict) else None
+        if not isinstance(found, list):
+            raise refused(path, f"lists no {kind}")
+        commits = {}
+        for ref in found:
+            name, commit = (
+                (ref.get("name"), ref.get("targetCommit")) if isinstance(ref, dict) else (None, None)
+            )
+            if not isinstance(name, str) or not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+                raise refused(path, f"holds a ref in {kind} that names no commit")
+            commits[name] = commit
+        return commits
+
+
+def repository_names(reader: HttpReader, *, author: str | None = None) -> list[str]:
+    """``ns/name`` of every repository whose card is one of edgelora, sorted."""
+    query = {"filter": CARD_TAG, "limit": "1000"} | ({"author": author} if author else {})
+    path = f"api/models?{urlencode(query)}"
+    names = set()
+    try:
+        entries = list(pages(reader, path))
+    except NotThere as error:
+        raise refused(path, "is not there: the endpoint lists no repositories") from error
+    for entry in entries:
+        name = entry.get("id") if isinstance(entry, dict) else None
+        if not isinstance(name, str):
+            raise refused(path, "lists a repository without a name")
+        tags = entry.get("tags", [CARD_TAG])
+        if _REPOSITORY.fullmatch(name) and isinstance(tags, list) and CARD_TAG in tags:
+            names.add(name)
+    return sorted(names)
+
+
+def pages(reader: HttpReader, path: str) -> Iterator[Any]:
+    """The entries of a list that comes in pages.
+
+    Raises:
+        ReplyRefused: A page is not a list, or there is no end to them.
+    """
+    address: str | None = path
+    for _ in range(_MAX_PAGES):
+        document, address = reader.document(address or path)
+        if not isinstance(document, list):
+            raise refused(path, "is not a list")
+        yield from document
+        if address is None:
+            return
+    raise refused(path, f"has more than {_MAX_PAGES} pages")
+
+
+def _tree_file(path: str, entry: dict[str, Any]) -> tuple[str, TreeFile]:
+    large = entry.get("lfs")
+    if isinstance(large, dict):
+        size, sha256 = large.get("size", entry.get("size")), large.get("oid", large.get("sha256"))
+    else:
+        size, sha256 = entry.get("size"), None
+    name = entry.get("path")
+    if (
+        not isinstance(name, str)
+        or type(size) is not int
+        or size < 0
+        or not (sha256 is None or (isinstance(sha256, str) and _SHA256.fullmatch(sha256)))
+    ):
+        raise refused(path, "lists a file without its name, size or digest")
+    return name, TreeFile(size, sha256)

@@ -1,0 +1,325 @@
+"""A hub that cuts, stalls and lies: what is pulled from it goes on, or is refused, and nothing leaks."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from adapter_folders import write_adapter
+from loopback_hub import Faults, LoopbackHub
+
+from edgelora.errors import (
+    AdapterNotFound,
+    DigestMismatch,
+    OfflineNotCached,
+    ReplyRefused,
+    StoreError,
+    StoreUnreachable,
+)
+from edgelora.locations import home
+from edgelora.store import add_store, http_reading, open_store, parse_reference
+from edgelora.store.endpoint import Endpoint
+from edgelora.store.http_reading import HttpReader, Patience
+from edgelora.transfer import list_published, pull, push
+
+WEIGHTS = "adapter_model.safetensors"
+SIZE = 2 * 4096 * 64
+
+
+@pytest.fixture
+def published(hub: LoopbackHub, tmp_path: Path) -> LoopbackHub:
+    """With an adapter of half a megabyte, and nothing asked so far."""
+    push(write_adapter(tmp_path / "adapter", rows=4096), "alice/decimals", to=hub.url)
+    hub.log.clear()
+    hub.sent_bytes = 0
+    return hub
+
+
+def ranges(hub: LoopbackHub) -> list[str]:
+    return [each.headers.get("Range", "") for each in hub.asked("GET", WEIGHTS)]
+
+
+def test_a_cut_connection_goes_on_at_the_byte_where_it_was_cut(published: LoopbackHub) -> None:
+    published.faults = Faults(cut_after=200_000, only=WEIGHTS)
+    pulled = pull("alice/decimals", published.url)
+    assert ranges(published) == ["", "bytes=200000-", "bytes=400000-"]
+    conditional = published.asked("GET", WEIGHTS)[1].headers["If-Range"]
+    assert conditional.startswith('"') and len(conditional) == 66
+    assert published.sent_bytes <= 1.01 * sum(path.stat().st_size for path in pulled.folder.iterdir()) + 4096
+
+
+def test_a_pull_that_gave_up_goes_on_where_it_stopped_the_next_time(published: LoopbackHub) -> None:
+    published.faults = Faults(cut_after=200_000, cuts_left=1, only=WEIGHTS)
+    published.faults.on_cut = lambda: published.faults.statuses.extend([503] * 9)
+    with pytest.raises(
+        StoreUnreachable, match=r"does not answer: .* answers 503, 4 times in a row"
+    ) as caught:
+        pull("alice/decimals", published.url)
+    assert "it goes on where it stopped" in caught.value.fix
+    published.faults = Faults()
+    pulled = pull("alice/decimals", published.url)
+    assert ranges(published)[-1] == "bytes=200000-"
+    assert pulled.fetched_bytes == (pulled.folder / WEIGHTS).stat().st_size - 200_000
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_a_server_that_is_busy_for_a_while_is_asked_again(published: LoopbackHub, status: int) -> None:
+    published.faults = Faults(statuses=[status, status], only=WEIGHTS)
+    pull("alice/decimals", published.url)
+    assert len(ranges(published)) == 3
+
+
+def test_waits_grow_and_what_a_server_asks_for_is_honoured_within_bounds() -> None:
+    patience = Patience()
+    waits = [patience.wait_s(failures, None) for failures in range(1, 8)]
+    assert all(0.25 * 2**n <= wait <= 0.5 * 2**n for n, wait in enumerate(waits[:6]))
+    assert waits[-1] <= 30
+    assert patience.wait_s(1, 7.0) == 7.0
+    assert patience.wait_s(1, 86_400.0) == 30.0
+
+
+def test_the_wait_a_busy_server_asks_for_is_the_one_taken(
+    published: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float | None] = []
+    monkeypatch.setattr(Patience, "wait_s", lambda self, failures, wait_s: asked.append(wait_s) or 0.0)
+    published.faults = Faults(statuses=[429, 503], retry_after="7", only=WEIGHTS)
+    pull("alice/decimals", published.url)
+    assert asked == [7.0, 7.0]
+
+
+def test_a_server_without_ranges_is_read_from_the_start_and_the_beginning_skipped(
+    published: LoopbackHub,
+) -> None:
+    published.faults = Faults(cut_after=300_000, cuts_left=1, ignores_ranges=True, only=WEIGHTS)
+    pulled = pull("alice/decimals", published.url)
+    assert ranges(published) == ["", "bytes=300000-"]
+    assert pulled.fetched_bytes == sum(
+        path.stat().st_size for path in pulled.folder.iterdir() if path.name != "edgelora.json"
+    )
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_again_from_its_start(published: LoopbackHub) -> None:
+    published.faults = Faults(cut_after=300_000, cuts_left=1, changes_etag=True, only=WEIGHTS)
+    pull("alice/decimals", published.url)
+    assert ranges(published) == ["", "bytes=300000-", ""]
+
+
+@pytest.mark.parametrize(
+    ("faults", "problem"),
+    [
+        (Faults(cut_after=300_000, range_shift=1), "has the range 'bytes 300001-"),
+        (Faults(encoding="gzip"), "is encoded as 'gzip', which nobody asked for"),
+        (Faults(statuses=[416]), "is answered with 416"),
+    ],
+)
+def test_a_reply_that_breaks_the_protocol_is_refused(
+    published: LoopbackHub, faults: Faults, problem: str
+) -> None:
+    faults.only = WEIGHTS
+    published.faults = faults
+    with pytest.raises(ReplyRefused, match=problem) as caught:
+        pull("alice/decimals", published.url)
+    assert caught.value.exit_code == 5 and "nothing of this reply was used" in caught.value.fix
+    assert not (home() / "adapters/alice/decimals/1.0.0").exists()
+
+
+def test_an_endless_body_is_read_to_the_listed_size_and_no_further(published: LoopbackHub) -> None:
+    published.faults = Faults(endless=True, only=WEIGHTS)
+    pulled = pull("alice/decimals", published.url)
+    assert pulled.fetched_bytes < SIZE + 4096
+    published.faults = Faults(endless=True, only="edgelora.json")
+    with pytest.raises(ReplyRefused, match="is longer than the 1048576 bytes allowed there"):
+        pull("alice/decimals", published.url)
+
+
+def test_changed_bytes_are_refused_and_nothing_is_kept(published: LoopbackHub) -> None:
+    published.faults = Faults(flips=WEIGHTS, only=WEIGHTS)
+    with pytest.raises(DigestMismatch, match=WEIGHTS):
+        pull("alice/decimals", published.url)
+    assert os.listdir(home() / "adapters/alice/decimals") == []
+
+
+def test_a_hub_that_would_send_another_manifest_the_second_time_is_asked_once(published: LoopbackHub) -> None:
+    pull("alice/decimals", published.url)
+    assert len(published.asked("GET", "edgelora.json")) == 1
+
+
+def test_the_manifest_of_another_adapter_is_refused(published: LoopbackHub, tmp_path: Path) -> None:
+    other = write_adapter(tmp_path / "other", name="bob/other")
+    published.faults = Faults(manifests=[(other / "edgelora.json").read_bytes()])
+    with pytest.raises(DigestMismatch, match="with the manifest of bob/other"):
+        pull("alice/decimals", published.url)
+
+
+def test_redirects_in_a_circle_end(published: LoopbackHub) -> None:
+    published.faults = Faults(redirect_to=published.url, only=WEIGHTS)
+    with pytest.raises(ReplyRefused, match="is one redirect too many"):
+        pull("alice/decimals", published.url)
+
+
+def test_a_redirect_to_another_origin_is_followed_without_the_token(
+    published: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEET_TOKEN", "fleet-secret")
+    add_store("fleet", published.url, token_variable="FLEET_TOKEN")
+    with LoopbackHub() as other:
+        other.repos, other.blobs = published.repos, published.blobs
+        published.faults = Faults(redirect_to=other.url, only=WEIGHTS)
+        pull("fleet:alice/decimals")
+        assert [each.headers.get("Authorization") for each in other.log] == [None]
+    sent = {each.headers.get("Authorization") for each in published.log}
+    assert sent == {"Bearer fleet-secret"}
+
+
+@pytest.mark.parametrize(
+    "target", ["http://elsewhere.example", "ftp://127.0.0.1", "file:///etc", "http://127.0.0.1:port"]
+)
+def test_a_redirect_to_where_nothing_is_fetched_from_is_refused(published: LoopbackHub, target: str) -> None:
+    published.faults = Faults(redirect_to=target, only=WEIGHTS)
+    with pytest.raises(ReplyRefused, match="redirects to"):
+        pull("alice/decimals", published.url)
+
+
+def test_a_downgrade_from_https_is_refused() -> None:
+    reader = HttpReader(Endpoint("https://mirror.example", "https://mirror.example"))
+    for target in ("http://mirror.example/x", "http://127.0.0.1/x"):
+        with pytest.raises(ReplyRefused, match="where nothing is fetched from"):
+            reader._redirected("https://mirror.example/x", target, stays=False)
+
+
+def test_the_users_hub_token_goes_to_no_other_endpoint(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    push(write_adapter(tmp_path / "adapter", rows=4096), "alice/decimals", to=hub.url)
+    assert hub.asked("PUT") and hub.asked("POST", "lfs-verify")
+    pull("alice/decimals", hub.url)
+    assert not any("hf_secret" in str(each) for each in hub.log)
+    assert not any("Authorization" in each.headers for each in hub.log if each.method == "GET")
+
+
+def test_the_users_hub_token_goes_to_what_hf_endpoint_names_for_hf(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    push(write_adapter(tmp_path / "adapter"), "hf://alice/decimals")
+    assert pull("hf://alice/decimals").reference == "hf://alice/decimals@1.0.0"
+    sent = {
+        each.headers.get("Authorization", each.headers.get("authorization"))
+        for each in hub.log
+        if "/lfs/" not in each.path
+    }
+    assert sent == {"Bearer hf_secret"}
+
+
+def test_a_token_is_in_no_error_even_if_the_server_repeats_it(
+    published: LoopbackHub,
+) -> None:
+    reader = HttpReader(Endpoint(published.url, published.url, "fleet-secret"))
+    published.faults = Faults(statuses=[403], repeats_token=True, only=WEIGHTS)
+    with pytest.raises(StoreError, match=r"denies access \(403, \(it repeats the token\)\)") as caught:
+        reader.read(f"alice/decimals/resolve/main/{WEIGHTS}", 10**6)
+    assert "fleet-secret" not in repr((caught.value, reader.endpoint))
+
+
+def test_a_token_that_is_not_set_or_would_be_readable_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_store("fleet", "https://mirror.example", token_variable="FLEET_TOKEN")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+    with pytest.raises(StoreError, match="needs the token in FLEET_TOKEN, which is not set"):
+        open_store("fleet")
+    with pytest.raises(StoreError, match="not encrypted, so no token is sent"):
+        add_store("plain", "http://mirror.example", token_variable="FLEET_TOKEN")
+    with pytest.raises(StoreError, match="not the name of an environment variable") as caught:
+        add_store("typo", "https://mirror.example", token_variable="hf_abcDEF")
+    assert "never the token itself" in caught.value.fix
+    with pytest.raises(StoreError, match="takes no token of its own"):
+        add_store("disk", "/srv/mirror", token_variable="FLEET_TOKEN")
+
+
+def test_plain_http_is_for_loopback_and_for_what_the_user_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+    with pytest.raises(StoreError, match="not encrypted") as caught:
+        open_store("http://mirror.example")
+    assert caught.value.fix.endswith("edgelora stores add NAME http://mirror.example")
+    add_store("plain", "http://mirror.example")
+    assert open_store("plain").address == "http://mirror.example"
+    assert open_store("http://[::1]:8080").address == "http://[::1]:8080"
+    for address in ("http://127.0.0.1.example", "http://localhost.example", "http://1270.0.0.1"):
+        with pytest.raises(StoreError, match="not encrypted"):
+            open_store(address)
+    with pytest.raises(StoreError, match="not the address"):
+        open_store("https://mirror.example:port")
+
+
+def test_a_next_page_elsewhere_is_refused(published: LoopbackHub) -> None:
+    for number in range(60):
+        published.repos[f"carol/empty-{number}"] = published.repos["alice/decimals"]
+    address, published.url = published.url, "http://127.0.0.1:9"
+    with pytest.raises(ReplyRefused, match=r"goes on at 127\.0\.0\.1:9"):
+        list_published(address)
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "EDGELORA_OFFLINE"])
+def test_offline_opens_no_socket(
+    published: LoopbackHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    online = open_store(published.url)
+    monkeypatch.setenv(variable, "1")
+    opened: list[object] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: opened.append(address))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **options: opened.append(given))
+    for store in (published.url, "hf://", "https://mirror.example"):
+        for attempt in (
+            lambda store=store: pull("alice/decimals", store),
+            lambda store=store: list_published(store),
+            lambda store=store: push(tmp_path / "adapter", "alice/decimals", to=store),
+        ):
+            with pytest.raises(OfflineNotCached, match="told to stay offline"):
+                attempt()
+    with pytest.raises(OfflineNotCached):
+        online.resolve(parse_reference("alice/decimals"))
+    assert opened == []
+
+
+def test_only_the_endpoint_is_contacted(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts: list[object] = []
+    connect = socket.socket.connect
+
+    def count(self: socket.socket, address: tuple[str, int]) -> None:
+        hosts.append(address)
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", count)
+    push(write_adapter(tmp_path / "adapter", rows=4096), "alice/decimals", to=hub.url)
+    pull("alice/decimals", hub.url)
+    assert {f"http://{host}:{port}" for host, port in hosts} == {hub.url}
+
+
+def test_a_server_that_is_not_there_is_told_as_such(hub: LoopbackHub) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(StoreUnreachable, match="Connection refused, 4 times in a row") as caught:
+            pull("alice/decimals", address)
+    assert caught.value.exit_code == 9
+    with pytest.raises(AdapterNotFound, match="holds no adapter alice/decimals"):
+        pull("alice/decimals", hub.url)
+
+
+def test_a_server_that_stalls_is_left_after_a_while(
+    monkeypatch: pytest.MonkeyPatch, hub: LoopbackHub
+) -> None:
+    monkeypatch.setattr(http_reading, "PATIENCE", Patience(0.05, 2, 0.0, 0.0))
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(StoreUnreachable, match="timed out"):
+            pull("alice/decimals", f"http://127.0.0.1:{silent.getsockname()[1]}")
