@@ -25,6 +25,7 @@ COMMANDS = {
     "search": LazyEntry("catalog:search", "Find adapters in a store.", ADAPTERS),
     "verify": LazyEntry("verification:verify", "Check every byte of an adapter.", ADAPTERS),
     "yank": LazyEntry("yanks:yank", "Withdraw a published version, saying why.", ADAPTERS),
+    "bundles": LazyEntry("bundles:bundles", "Carry adapters and bases in one file.", ADAPTERS),
     "remove": LazyEntry("catalog:remove", "Delete an adapter, here or in a store.", ADAPTERS),
     "plugins": LazyEntry("plugins:plugins", "See which derivatives and parts are installed.", SETUP),
     "stores": LazyEntry("stores:stores", "Name the places adapters live in.", SETUP),

@@ -154,6 +154,13 @@ class StoreError(EdgeloraError):
     exit_code = 3
 
 
+class BundleError(EdgeloraError):
+    """A file is no bundle, or not a whole one."""
+
+    id = "bundle-invalid"
+    exit_code = 3
+
+
 class VersionExists(EdgeloraError):
     """This version was published before with other content."""
 
@@ -273,6 +280,13 @@ class ReplyRefused(EdgeloraError):
 
 
 # 6: not trusted
+
+
+class Rollback(EdgeloraError):
+    """An older release is offered as the latest."""
+
+    id = "rollback"
+    exit_code = 6
 
 
 class Yanked(EdgeloraError):

@@ -55,6 +55,10 @@ def test_moving_and_checking_adapters_imports_nothing_heavy(tmp_path, monkeypatc
         ["show", "acme/decimals"],
         ["search", "decimals", "--from", "./mirror"],
         ["list"],
+        ["bundles", "create", "out.edgelora", "acme/decimals", "--from", "./mirror", "--base", "micro"],
+        ["bundles", "show", "out.edgelora"],
+        ["bundles", "import", "out.edgelora", "--to", "./other"],
+        ["yank", "acme/decimals@1.0.0", "--reason", "wrong", "--from", "./mirror"],
         ["remove", "acme/decimals", "--yes"],
     ):
         assert modules_after(arguments, tmp_path) == [], arguments

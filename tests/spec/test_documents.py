@@ -15,7 +15,7 @@ from edgelora.manifest.schema import schema_text
 
 SPEC = Path(__file__).parents[2] / "spec"
 TEXT = (SPEC / "v1" / "manifest.md").read_text(encoding="utf-8")
-MODELS = Wire.__subclasses__()
+MODELS = [model for model in Wire.__subclasses__() if model.__module__.startswith("edgelora.manifest.")]
 
 
 def section(title: str) -> str:

@@ -17,6 +17,7 @@ from transformers.utils import cached_file, logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from edgelora import micro
+from edgelora.bases import find_base
 from edgelora.engine.inject import is_named, matching
 from edgelora.errors import BaseNotFound, ModelError, OfflineNotCached
 from edgelora.plan import Plan
@@ -24,7 +25,12 @@ from edgelora.protocols import Quantizer
 
 
 def locate_base(base: str, revision: str | None = None) -> Path:
-    """The folder of a base model: ``micro``, a folder, or a Hub id that was downloaded before.
+    """The folder of a base model.
+
+    Args:
+        base: ``micro``, a folder, a Hub id that was downloaded before, or the ``tensorsDigest`` of a base
+            that came in a bundle.
+        revision: Of a Hub id.
 
     Raises:
         BaseNotFound: It is none of these.
@@ -32,6 +38,8 @@ def locate_base(base: str, revision: str | None = None) -> Path:
     """
     if base == "micro":
         return micro.path()
+    if base.startswith("sha256:"):
+        return _brought_base(base)
     folder = Path(base).expanduser()
     if folder.is_dir():
         return folder.absolute()
@@ -49,6 +57,16 @@ def locate_base(base: str, revision: str | None = None) -> Path:
         f"base model {where} is not a folder and not in the Hub's cache on this machine",
         fix="pass a folder or OWNER/NAME, or use 'micro'",
     )
+
+
+def _brought_base(tensors_digest: str) -> Path:
+    place = find_base(tensors_digest)
+    if place is None:
+        raise BaseNotFound(
+            f"no base model with the weights {tensors_digest} was brought to this machine",
+            fix="import a bundle that holds it, or pass a folder",
+        )
+    return place
 
 
 def _cached_config(name: str, revision: str | None) -> Path | None:

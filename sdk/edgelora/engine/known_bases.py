@@ -1,4 +1,4 @@
-"""Folders of base models this machine has trained on, so that an adapter finds its base again.
+"""Folders of base models this machine has trained on or was brought, so that an adapter finds its base again.
 
 Only a convenience: whatever folder is found here is identified anew before an adapter is applied to it.
 """
@@ -9,6 +9,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
+from edgelora.bases import find_base
 from edgelora.errors import DiskFull
 from edgelora.files import atomic_write
 from edgelora.locations import cache_dir
@@ -26,7 +27,7 @@ def remember_base(base: Base, folder: Path) -> None:
 def recall_base(base: Base) -> Path | None:
     """The folder where a base with these weights was last seen, if it is still there."""
     folder = _read().get(base.tensors_digest)
-    return Path(folder) if folder and Path(folder).is_dir() else None
+    return Path(folder) if folder and Path(folder).is_dir() else find_base(base.tensors_digest)
 
 
 def _path() -> Path:

@@ -27,7 +27,8 @@ def manifest_schema() -> dict[str, Any]:
     schema = Manifest.model_json_schema(by_alias=True)
     config = ComponentConfig.model_json_schema(by_alias=True)
     places = {**schema["$defs"], "Manifest": schema, "ComponentConfig": config}
-    for model in Wire.__subclasses__():
+    # Other documents of edgelora, such as the index of a bundle, are of the same rules.
+    for model in (each for each in Wire.__subclasses__() if each.__module__.startswith("edgelora.manifest.")):
         for member, description in _descriptions(model):
             places[model.__name__]["properties"][member]["description"] = description
     schema["$defs"]["Component"]["properties"]["config"] = config

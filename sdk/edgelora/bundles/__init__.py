@@ -1,0 +1,19 @@
+"""Bundles: adapters and base models in one file, for machines that no network reaches."""
+
+from edgelora.bundles.importing import Imported, import_bundle
+from edgelora.bundles.index import BundledAdapter, BundledBase, Index
+from edgelora.bundles.reading import Bundle, open_bundle, read_bundle
+from edgelora.bundles.writing import Created, create_bundle
+
+__all__ = [
+    "Bundle",
+    "BundledAdapter",
+    "BundledBase",
+    "Created",
+    "Imported",
+    "Index",
+    "create_bundle",
+    "import_bundle",
+    "open_bundle",
+    "read_bundle",
+]

@@ -1,0 +1,117 @@
+"""Placing a base model of a bundle below edgelora's home, where it is found by its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import BinaryIO
+
+from edgelora.bases import base_place
+from edgelora.bundles.index import BundledBase, NamedBlob
+from edgelora.bundles.reading import Bundle
+from edgelora.errors import DigestMismatch, EdgeloraError, UnsafeFile
+from edgelora.files import disk_full_is_an_error, exclusive_lock, fsync_dir, make_dirs, publish_directory
+from edgelora.locations import home
+from edgelora.manifest.base_identity import identify_base
+from edgelora.manifest.pickles import HEAD_BYTES, reason_to_refuse
+
+_PIECE_BYTES = 2**20
+
+
+def import_base(bundle: Bundle, base: BundledBase) -> int:
+    """Place a base, whole or not at all, and check that it has the weights it is named for.
+
+    Returns:
+        Bytes that were not there before.
+
+    Raises:
+        DigestMismatch: A file, or the base as a whole, is another than the index says.
+        DiskFull: No space is left.
+        EdgeloraError: The files make no base model.
+    """
+    place = base_place(base.tensors_digest)
+    staging = place.with_name(f".{place.name}.importing")
+    with exclusive_lock(home() / "locks" / f"base-{place.name[:32]}.lock"), disk_full_is_an_error(place):
+        if all(_is_intact(place / file.path, file) for file in base.files):
+            return 0
+        make_dirs(staging)
+        _delete_others(staging, base)
+        copied = sum(_copy(bundle, file, staging) for file in base.files)
+        fsync_dir(staging)
+        _check(staging, base)
+        publish_directory(staging, place)
+        if staging.exists():
+            shutil.rmtree(staging)
+    return copied
+
+
+def missing_base_bytes(base: BundledBase) -> int:
+    """How much an import of this base still has to write, at most."""
+    place = base_place(base.tensors_digest)
+    folders = (place, place.with_name(f".{place.name}.importing"))
+    return sum(
+        file.size for file in base.files if not any((folder / file.path).is_file() for folder in folders)
+    )
+
+
+def _check(staging: Path, base: BundledBase) -> None:
+    try:
+        found = identify_base(staging, rehash=True).tensors_digest
+        if found != base.tensors_digest:
+            raise DigestMismatch(
+                f"the base {base.repo!r} of the bundle has the tensors {found}, not {base.tensors_digest}",
+                fix="do not use this bundle: it carries another base than it says",
+            )
+    except EdgeloraError:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _copy(bundle: Bundle, file: NamedBlob, staging: Path) -> int:
+    target = staging / file.path
+    if _is_intact(target, file):
+        return 0
+    part = staging / f"{file.sha256}.part"
+    part.unlink(missing_ok=True)
+    with bundle.open(file) as source, open(part, "xb") as out:
+        _copy_hashed(source, out, file)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(part, target)
+    return file.size
+
+
+def _copy_hashed(source: BinaryIO, out: BinaryIO, file: NamedBlob) -> None:
+    digest, size = hashlib.sha256(), 0
+    while piece := source.read(_PIECE_BYTES):
+        if size == 0 and not file.path.endswith(".safetensors"):
+            _refuse_program(file.path, piece[:HEAD_BYTES])
+        digest.update(piece)
+        out.write(piece)
+        size += len(piece)
+    if (size, digest.hexdigest()) != (file.size, file.sha256):
+        raise DigestMismatch(
+            f"{file.path} of the bundle holds other bytes than its index says",
+            fix="get the bundle again, or ask whoever made it for another copy",
+        )
+
+
+def _refuse_program(path: str, head: bytes) -> None:
+    if reason := reason_to_refuse(path, head):
+        raise UnsafeFile(f"{path} of a base in the bundle is refused: {reason}", fix="do not use this bundle")
+
+
+def _is_intact(path: Path, file: NamedBlob) -> bool:
+    if not path.is_file() or path.is_symlink() or path.stat().st_size != file.size:
+        return False
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest() == file.sha256
+
+
+def _delete_others(staging: Path, base: BundledBase) -> None:
+    wanted = {file.path for file in base.files}
+    for path in staging.iterdir():
+        if path.name not in wanted:
+            path.unlink()

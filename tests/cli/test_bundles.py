@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+from adapter_folders import write_adapter
+
+
+@pytest.fixture
+def bundle(edgelora) -> str:
+    write_adapter(Path("adapter"), name="acme/decimals")
+    edgelora("push", "adapter", "acme/decimals@1.0.0", "--to", "./elsewhere")
+    made = edgelora(
+        "bundles", "create", "out.edgelora", "acme/decimals", "--from", "./elsewhere", "--base", "micro"
+    )
+    assert made.exit_code == 0, made.err
+    return "out.edgelora"
+
+
+def test_a_bundle_is_made_shown_imported_and_pulled_from(edgelora, bundle):
+    document = edgelora("bundles", "show", bundle, "--json").document
+    assert [each["reference"] for each in document["adapters"]] == ["acme/decimals@1.0.0"]
+    assert [each["repo"] for each in document["bases"]] == ["micro"] and not document["signed"]
+    assert "acme/decimals@1.0.0" in edgelora("bundles", "show", bundle).out
+    ran = edgelora("bundles", "import", bundle)
+    assert (
+        "acme/decimals@1.0.0 imported\n" in ran.out and "next: edgelora pull acme/decimals@1.0.0" in ran.err
+    )
+    assert "was there already" in edgelora("bundles", "import", bundle).out
+    assert edgelora("pull", "acme/decimals").exit_code == 0
+
+
+def test_the_digest_that_create_prints_is_that_of_the_file(edgelora, bundle):
+    import hashlib
+
+    again = edgelora(
+        "bundles", "create", "again", "acme/decimals", "--from", "./elsewhere", "--base", "micro", "--json"
+    ).document
+    assert again["sha256"] == hashlib.sha256(Path(bundle).read_bytes()).hexdigest()
+
+
+def test_what_is_no_bundle_exits_3(edgelora, bundle):
+    Path("cut.edgelora").write_bytes(Path(bundle).read_bytes()[:5000])
+    ran = edgelora("bundles", "import", "cut.edgelora")
+    assert ran.exit_code == 3 and "error[bundle-invalid]: this is no bundle that can be read" in ran.err
+
+
+def test_a_bundle_that_is_not_there_exits_4(edgelora):
+    assert edgelora("bundles", "show", "gone.edgelora").exit_code == 4
