@@ -38,14 +38,19 @@ class DoraLinear(LowRankPair):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), in the dtype of the input."""
-        gain = (self.lora_magnitude_vector / self.norm()).to(x.dtype)
+        # Subtracted before it is rounded to the input's dtype: a magnitude learns less than that can hold.
+        excess = (self.lora_magnitude_vector / self.norm() - 1).to(x.dtype)
         computed = self.base(x)
         if isinstance(self.dropout, nn.Identity) or not self.training:
-            without_bias = computed if self.base.bias is None else computed - self.base.bias.to(x.dtype)
-            return computed + (gain - 1) * without_bias + gain * self._low_rank(x)
-        dropped = self.dropout(x)
-        without_bias = functional.linear(dropped, self.base.dequantize(dtype=x.dtype))
-        return computed + (gain - 1) * without_bias + gain * self._low_rank(dropped)
+            product = computed
+        else:
+            # Through the base, which keeps no dequantized weight for the backward pass.
+            x = self.dropout(x)
+            product = self.base(x)
+        if self.base.bias is not None:
+            product = product - self.base.bias.to(x.dtype)
+        change = self._low_rank(x)
+        return computed + change + excess * (product + change)
 
     def merged(self, weight: Tensor) -> Tensor:
         """(m / ‖V‖) ⊙ V for V = weight + s B A, (out, in), in the dtype of ``weight``."""
@@ -65,14 +70,24 @@ class DoraLinear(LowRankPair):
         the micro-batches of one step need it once.
         """
         A, B = self.lora_A, self.lora_B
+        if A.is_inference() or torch.is_inference_mode_enabled():
+            # Tensors made here have no version to tell by, and could not be used in training.
+            return self._row_norm(A.float(), B.float())
         state = (A.data_ptr(), A._version, B.data_ptr(), B._version)
         if self._norm is None or self._norm[0] != state:
-            A, B = A.float(), B.float()
-            crossed = ((self.base.dequantize(dtype=torch.float32) @ A.T) * B).sum(dim=1)
-            changed = ((B @ (A @ A.T)) * B).sum(dim=1)
-            squares = self.base_squares + 2 * self.scaling * crossed + self.scaling**2 * changed
-            self._norm = state, squares.clamp_min(SMALLEST_NORM**2).sqrt()
+            self._norm = state, self._row_norm(A.float(), B.float())
         return self._norm[1]
+
+    def train(self, mode: bool = True) -> DoraLinear:
+        """Set the mode, and forget the norm: between phases factors may change unseen, through ``.data``."""
+        self._norm = None
+        return super().train(mode)
+
+    def _row_norm(self, A: Tensor, B: Tensor) -> Tensor:
+        crossed = ((self.base.dequantize(dtype=torch.float32) @ A.T) * B).sum(dim=1)
+        changed = ((B @ (A @ A.T)) * B).sum(dim=1)
+        squares = self.base_squares + 2 * self.scaling * crossed + self.scaling**2 * changed
+        return squares.clamp_min(SMALLEST_NORM**2).sqrt()
 
     def _low_rank(self, x: Tensor) -> Tensor:
         low = functional.linear(x, self.lora_A.to(x.dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -71,7 +72,8 @@ def _search(blocks: Tensor, steps: Tensor) -> Tensor:
     return offsets.gather(1, first_best[:, None])[:, 0]
 
 
+@cache
 def _count_terms(size: int, device: torch.device) -> Tensor:
     """C log₂ c for c = 0 … size, in units, int64."""
     terms = [0] + [round(count * math.log2(count) * _UNITS) for count in range(1, size + 1)]
-    return torch.tensor(terms, dtype=torch.int32, device=device)
+    return torch.tensor(terms, dtype=torch.int64, device=device)

@@ -36,14 +36,14 @@ class ElasticLinear(LowRankLinear):
         return self.scaling * (high + self.lora_beta2.to(x.dtype) * spread(low, out_features))
 
     def factors(self) -> Factors:
-        """A + β₁ P₁ and B + β₂ P₂, P₁ and P₂ being the matrices of pool and lift: exact."""
+        """A + β₁ P₁ and B + β₂ P₂, float32, P₁ and P₂ being the matrices of pool and lift: exact."""
         (rank, in_features), out_features = self.lora_A.shape, self.lora_B.shape[0]
-        identity = torch.eye(in_features, device=self.lora_A.device, dtype=self.lora_A.dtype)
-        pool = spread(identity, rank).T
-        lift = spread(torch.eye(rank, device=self.lora_B.device, dtype=self.lora_B.dtype), out_features).T
-        return Factors(
-            self.lora_A + self.lora_beta1 * pool, self.lora_B + self.lora_beta2 * lift, self.scaling
-        )
+        identity = torch.eye(rank, device=self.lora_A.device)
+        # Averaging is spreading the other way, with the width of a group as divisor.
+        pool = spread(identity, in_features) * (rank / in_features)
+        lift = spread(identity, out_features).T
+        A, B = self.lora_A.float(), self.lora_B.float()
+        return Factors(A + self.lora_beta1 * pool, B + self.lora_beta2 * lift, self.scaling)
 
 
 def spread(x: Tensor, size: int) -> Tensor:

@@ -20,8 +20,11 @@ class CalibratedLinear(FourBitLinear):
     def dequantize(self, out: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """W as codes and offsets give it, (out, in); see `edgelora.layers.FrozenLinear.dequantize`."""
         weight = super().dequantize(dtype=torch.float32)
-        each = self.tau().repeat_interleave(self.block_size)[: weight.numel()]
-        weight = weight + each.view_as(weight)
+        flat, tau = weight.view(-1), self.tau()
+        whole = flat.numel() // self.block_size * self.block_size
+        flat[:whole].view(-1, self.block_size).add_(tau[: whole // self.block_size, None])
+        if whole < flat.numel():
+            flat[whole:].add_(tau[-1])
         return weight.to(dtype or self.dtype) if out is None else out.copy_(weight)
 
     def tau(self) -> Tensor:

@@ -34,10 +34,15 @@ class OloraLinear(LowRankLinear):
         self.register_buffer("start_B", self.lora_B.detach().clone())
 
     def factors(self) -> Factors:
-        """A (2r, in) over its frozen start, B (out, 2r) beside minus its own: ΔW = s (B A − B₀ A₀)."""
-        A = torch.cat([self.lora_A, self.start_A.to(self.lora_A.dtype)])
-        B = torch.cat([self.lora_B, -self.start_B.to(self.lora_B.dtype)], dim=1)
-        return Factors(A, B, self.scaling)
+        """A (2r, in) and B (out, 2r), float32: ΔW = s (B (A − A₀) + (B − B₀) A₀) = s (B A − B₀ A₀).
+
+        In differences, because the two products are nearly alike: rounded on their own to 16 bits, as they
+        are when the input has 16, all that was learned would be lost in their rounding.
+        """
+        start_A = self.start_A.to(self.lora_A.dtype).float()
+        start_B = self.start_B.to(self.lora_B.dtype).float()
+        A, B = self.lora_A.float(), self.lora_B.float()
+        return Factors(torch.cat([A - start_A, start_A]), torch.cat([B, B - start_B], dim=1), self.scaling)
 
 
 class OloraAdapter(SiteAdapter):

@@ -8,12 +8,14 @@ import os
 import re
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -48,6 +50,7 @@ from edgelora.manifest import (
     manifest_bytes,
     tree_digest,
 )
+from edgelora.manifest.components import Dtype
 from edgelora.manifest.tensors import summarize_tensors
 from edgelora.plan import Plan
 from edgelora.protocols import Measurement
@@ -104,14 +107,16 @@ def _write(
     if form is not None:
         config = peft_config(form, model, plan, record.base.repo)
         _write_json(staging / CONFIG_NAME, config)
-        _save(to_peft(form.tensors), staging / WEIGHTS_NAME)
+        tensors = to_peft(form.tensors)
+        _save(tensors, staging / WEIGHTS_NAME)
         shape = _peft_shape(form, config)
     else:
-        _save(adapter_tensors(layers), staging / NATIVE_NAME)
+        tensors = adapter_tensors(layers)
+        _save(tensors, staging / NATIVE_NAME)
         shape = _native_shape(layers, plan, record)
     if plan.recipe.skip_modules:
         shape["skipModules"] = list(plan.recipe.skip_modules)
-    component = _component(plan, shape, sorted(os.listdir(staging)))
+    component = _component(plan, shape, sorted(os.listdir(staging)), _dtype(tensors))
     evaluation = _evaluation(record.base_measurements, "base") + _evaluation(record.measurements, "adapter")
     card = model_card(
         title=f"{plan.derivative} adapter for {record.base.repo}",
@@ -201,7 +206,15 @@ def _native_shape(layers: Mapping[str, nn.Module], plan: Plan, record: RunRecord
     }
 
 
-def _component(plan: Plan, shape: dict[str, Any], files: list[str]) -> Component:
+def _dtype(tensors: Mapping[str, Tensor]) -> Dtype:
+    """That of most elements."""
+    elements: Counter[Dtype] = Counter()
+    for tensor in tensors.values():
+        elements["BF16" if tensor.dtype == torch.bfloat16 else "F32"] += tensor.numel()
+    return elements.most_common(1)[0][0]
+
+
+def _component(plan: Plan, shape: dict[str, Any], files: list[str], dtype: Dtype) -> Component:
     origin = plan.origin
     return Component(
         id="main",
@@ -222,7 +235,7 @@ def _component(plan: Plan, shape: dict[str, Any], files: list[str]) -> Component
         },
         config=shape,
         files=tuple(files),
-        dtype="BF16" if plan.recipe.train.adapter_dtype == "bfloat16" else "F32",
+        dtype=dtype,
     )
 
 

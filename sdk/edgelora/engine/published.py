@@ -93,6 +93,13 @@ def _factors(layer: Any) -> Factors:
     if isinstance(layer, Prunable):
         used = A.any(dim=1) & B.any(dim=0)
         A, B = A[used], B[:, used]
+    in_features, out_features = A.shape[1], B.shape[0]
+    if len(A) > min(in_features, out_features):
+        # More components than the weight is wide: the product itself is smaller, and no rank is too large.
+        product = B.float() @ A.float()
+        if out_features <= in_features:
+            return Factors(product, torch.eye(out_features, device=B.device), scaling)
+        return Factors(torch.eye(in_features, device=A.device), product, scaling)
     return Factors(A, B, scaling)
 
 

@@ -5,7 +5,7 @@ subclass of `LowRankLinear` that overrides one method.
 """
 
 from edgelora.layers.frozen import FrozenLinear, QuantizedLinear
-from edgelora.layers.low_rank import LowRankLinear, LowRankPair, factors_are_exact, merge_into
+from edgelora.layers.low_rank import LowRankLinear, LowRankPair, factors_are_exact, merge_into, over
 
 __all__ = [
     "FrozenLinear",
@@ -14,4 +14,5 @@ __all__ = [
     "QuantizedLinear",
     "factors_are_exact",
     "merge_into",
+    "over",
 ]

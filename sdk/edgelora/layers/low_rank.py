@@ -7,6 +7,8 @@ x ──┬──────────────► W (frozen) ────
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -69,22 +71,37 @@ class LowRankLinear(LowRankPair):
 
 @torch.no_grad()
 def factors_are_exact(layer: nn.Module) -> bool:
-    """Whether ``delta(x)`` is scaling · x Aᵀ Bᵀ at dropout 0, tried on random numbers in float32.
+    """Whether the layer adds scaling · x Aᵀ Bᵀ to its base at dropout 0, tried on random numbers in float32.
 
-    Subclasses that override ``delta`` inherit `factors`; this is what tells that the two no longer agree. A
-    layer that is not `Additive` is believed.
+    Subclasses that override ``delta`` or ``forward`` inherit `factors`; this is what tells that they no
+    longer agree. A layer that is not `Additive` is believed.
     """
     if not (isinstance(layer, LowRank) and isinstance(layer, Additive)):
         return isinstance(layer, LowRank)
     A, B, scaling = (part.float() if isinstance(part, Tensor) else part for part in layer.factors())
     x = torch.randn(4, A.shape[1], generator=torch.Generator().manual_seed(0)).to(A.device)
-    was_training = [module for module in layer.modules() if module.training]
-    layer.eval()
-    computed = layer.delta(x).float()
-    for module in was_training:
-        module.training = True
+    # Over a base of zeros the output is the change, and in float32: no rounding of the base's hides it.
+    zeros = FrozenLinear(A.new_zeros(()).expand(len(B), A.shape[1]), None, A.shape[1], len(B))
+    with over(layer, zeros):
+        computed = layer(x).float()
     expected = scaling * (x @ A.T @ B.T)
-    return bool((computed - expected).norm() <= 1e-4 * expected.norm())
+    # Relative to the factors, not to the product: they may cancel down to rounding noise.
+    return bool((computed - expected).norm() <= 1e-5 * abs(scaling) * x.norm() * A.norm() * B.norm())
+
+
+@contextmanager
+def over(layer: nn.Module, base: FrozenLinear) -> Iterator[None]:
+    """``layer`` over another base and in evaluation mode, inside the block only."""
+    name, own = next((name, part) for name, part in layer.named_modules() if isinstance(part, FrozenLinear))
+    training = [module for module in layer.modules() if module.training]
+    layer.set_submodule(name, base)
+    layer.eval()
+    try:
+        yield
+    finally:
+        layer.set_submodule(name, own)
+        for module in training:
+            module.training = True
 
 
 @torch.no_grad()

@@ -39,15 +39,23 @@ def measure(layer):
     return found
 
 
-def base():
+class Halved(LowRankLinear):
+    """Folds half of what it computes."""
+
+    def merged(self, weight):
+        A, B, scaling = self.factors()
+        return weight + scaling / 2 * B @ A
+
+
+def base(dtype=torch.float32):
     torch.manual_seed(0)
-    return FrozenLinear.of(nn.Linear(16, 8, bias=False))
+    return FrozenLinear.of(nn.Linear(16, 8, bias=False, dtype=dtype))
 
 
-def filled(kind):
-    layer = kind(base(), Site("q", 0, "q", 4, 8.0))
+def filled(kind, deviation=1.0, dtype=torch.float32):
+    layer = kind(base(dtype), Site("q", 0, "q", 4, 8.0))
     with torch.no_grad():
-        layer.lora_B.normal_()
+        layer.lora_B.normal_(std=deviation)
     return layer
 
 
@@ -55,7 +63,18 @@ def test_an_exact_fold_differs_by_rounding_only():
     assert 0 < measure(filled(LowRankLinear))["main.merge_error"].value < 1e-6
 
 
-def test_a_wrong_fold_is_told_in_full():
+def test_a_lost_change_is_told_in_full_however_small_it_is():
+    assert measure(filled(Halved, deviation=1e-3))["main.merge_error"].value == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_16_bit_base_does_not_hide_the_fold():
+    layer = filled(LowRankLinear, dtype=torch.bfloat16)
+    weight = layer.base
+    assert 0 < measure(layer)["main.merge_error"].value < 1e-5
+    assert layer.base is weight and layer.training
+
+
+def test_a_wrong_fold_of_nothing_is_relative_to_the_output():
     assert measure(Off(base()))["main.merge_error"].value == pytest.approx(0.5)
 
 

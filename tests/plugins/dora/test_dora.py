@@ -187,3 +187,39 @@ def test_a_copy_computes_the_same():
     layer, x = fill(layer_of(frozen())), torch.randn(2, 64)
     layer(x)
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+
+
+def test_what_a_magnitude_learns_is_not_rounded_away_in_16_bits():
+    layer, x = layer_of(frozen()).to(torch.bfloat16), torch.randn(2, 5, 64, dtype=torch.bfloat16)
+    layer.lora_magnitude_vector.data = layer.norm().clone()
+    start = layer(x)
+    with torch.no_grad():
+        layer.lora_magnitude_vector.mul_(1.003)  # less than bfloat16 can tell from 1
+    # Outputs whose last digit is worth more than twice the change stay.
+    assert float((layer(x) != start).float().mean()) > 0.3
+
+
+def test_a_change_made_unseen_is_noticed_when_the_phase_changes():
+    layer = fill(layer_of(frozen()))
+    layer.norm()
+    layer.lora_B.data.normal_()  # as kernels write that do not tell autograd
+    whole = layer.base.weight + layer.scaling * layer.lora_B @ layer.lora_A
+    torch.testing.assert_close(layer.eval().norm(), whole.norm(dim=1))
+
+
+def test_it_trains_on_after_a_forward_in_inference_mode():
+    layer, x = fill(layer_of(frozen())), torch.randn(3, 64)
+    with torch.inference_mode():
+        expected = layer(x)
+    computed = layer(x)
+    computed.sum().backward()
+    torch.testing.assert_close(computed, expected.clone())
+    assert layer.lora_magnitude_vector.grad.any()
+
+
+def test_dropout_keeps_no_dequantized_weight_for_the_backward_pass():
+    layer, saved = fill(layer_of(four_bit(), dropout=0.1)).train(), []
+    x = torch.randn(2, 64, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        layer(x)
+    assert max(saved) < layer.base.in_features * layer.base.out_features

@@ -145,3 +145,12 @@ def test_stock_peft_gets_only_what_it_computes(tiny, tmp_path, quantizer):
         assert not (result.folder / "adapter_config.json").exists()
         with pytest.raises(ValueError, match="adapter_config"):
             peft.PeftModel.from_pretrained(base, str(result.folder))
+
+
+def test_an_adapter_of_16_bits_can_be_merged():
+    layer = fill(layer_of(plain()))
+    for factor in (layer.lora_A, layer.lora_B):
+        factor.data = factor.data.bfloat16()
+    x, base = torch.randn(3, 64), layer.base
+    merged = merge_into(layer, base.dequantize(dtype=torch.float32))
+    torch.testing.assert_close(x @ merged.T + base.bias, layer(x), rtol=1e-5, atol=1e-5)

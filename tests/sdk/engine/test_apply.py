@@ -58,6 +58,8 @@ ADAPTERS = {
     "rslora": {"derivative": "rslora", "adapter": {"rank": 8}},
     "qlora": {"derivative": "qlora", "quantizer": {"block_size": 32}},
     "fp4": {"derivative": "qlora", "quantizer": "fp4"},
+    # Published with rank 40, were it not for k_proj, which is 32 wide.
+    "wide": {"derivative": "olora", "adapter": {"rank": 20}},
     "patterns": {
         "derivative": "qlora",
         "adapter": {

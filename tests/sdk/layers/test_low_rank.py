@@ -8,8 +8,8 @@ from torch import nn
 
 from edgelora.capabilities import Additive, LowRank
 from edgelora.errors import ExportUnsupported
-from edgelora.layers import FrozenLinear, LowRankLinear, merge_into
-from edgelora.protocols import Site
+from edgelora.layers import FrozenLinear, LowRankLinear, factors_are_exact, merge_into
+from edgelora.protocols import Factors, Site
 
 
 def layer_of(rank=4, alpha=8.0, dropout=0.0, bias=True, seed=0):
@@ -106,3 +106,43 @@ def test_a_layer_that_cannot_be_merged_is_refused_by_name():
     with pytest.raises(ExportUnsupported, match=r"a\.q_proj is a Linear, which cannot be folded") as caught:
         merge_into(nn.Linear(2, 2), torch.zeros(2, 2), "a.q_proj")
     assert "--adapter" in caught.value.fix
+
+
+class Louder(LowRankLinear):
+    def forward(self, x):
+        return self.base(x) + 1.5 * self.delta(x)
+
+
+class Cancelling(LowRankLinear):
+    """Two factors that cancel down to rounding noise."""
+
+    def factors(self):
+        A, B, scaling = super().factors()
+        return Factors(torch.cat([A, A]), torch.cat([B, -B], dim=1), scaling)
+
+
+def filled(kind):
+    torch.manual_seed(0)
+    layer = kind(FrozenLinear.of(nn.Linear(32, 16)), Site("q", 0, "q", 4, 8.0))
+    nn.init.normal_(layer.lora_B)
+    return layer
+
+
+def test_factors_that_the_forward_does_not_add_are_noticed():
+    layer = filled(Louder)
+    assert not factors_are_exact(layer)
+    with pytest.raises(
+        ExportUnsupported, match="this layer are not what its forward computes"
+    ):
+        merge_into(layer, layer.base.dequantize())
+
+
+def test_a_change_of_rounding_noise_is_exact():
+    assert factors_are_exact(filled(Cancelling))
+
+
+def test_asking_leaves_the_layer_as_it_was():
+    layer = filled(LowRankLinear)
+    base = layer.base
+    assert factors_are_exact(layer)
+    assert layer.base is base and layer.training
