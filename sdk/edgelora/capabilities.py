@@ -5,6 +5,7 @@ Shared code asks for a capability with ``isinstance``; it never asks for a metho
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -160,6 +161,20 @@ class StockQuantization(Protocol):
     def quantization_config(self) -> dict[str, Any] | None:
         """Fields of transformers' ``BitsAndBytesConfig``; None for a base that is not quantized."""
         ...
+
+
+def clashes(obj: object) -> list[str]:
+    """Members of ``obj`` that are called like a capability's method and are none: ``"delta of Additive"``.
+
+    ``isinstance`` sees names only, so such an object would be taken for something it is not.
+    """
+    return [
+        f"{name} of {ability}"
+        for ability, kind in ABILITIES.items()
+        if isinstance(obj, kind)
+        for name, member in vars(kind).items()
+        if inspect.isfunction(member) and not name.startswith("_") and not callable(getattr(obj, name))
+    ]
 
 
 ABILITIES: dict[str, type] = {

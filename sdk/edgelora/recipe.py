@@ -84,6 +84,7 @@ class TrainSettings(_Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of unquantized weights and activations. ``auto``: bfloat16 on a GPU that has it, else float32."""
     adapter_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrices that learn; vectors and scalars stay in float32."""
     gradient_checkpointing: bool = False
     loss_rows: Annotated[int, Field(ge=1)] = 512
     """Labelled tokens whose logits exist at the same time."""

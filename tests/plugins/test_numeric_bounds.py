@@ -114,8 +114,10 @@ def test_outputs_keep_the_dtype_of_the_base(adapter, adapter_dtype, dtype):
     for part in model.modules():
         if isinstance(part, FrozenLinear | torch.nn.Embedding):
             part.to(dtype)
-    learned = {parameter.dtype for parameter in trainable_parameters(layers).values()}
-    assert learned == {getattr(torch, adapter_dtype)}
+    for parameter in trainable_parameters(layers).values():
+        # Magnitudes and other vectors keep the digits they need.
+        expected = getattr(torch, adapter_dtype) if parameter.dim() > 1 else torch.float32
+        assert parameter.dtype == expected
     for layer in layers.values():
         x = torch.randn(2, 3, layer.base.in_features, dtype=dtype)
         assert layer(x).dtype == dtype

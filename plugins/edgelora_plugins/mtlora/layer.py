@@ -37,6 +37,8 @@ class TaskLoraLinear(LowRankLinear):
         ranks = [options.task_rank_pattern.get(task, options.task_rank) for task in site.task_names]
         self.tasks = site.task_names
         self.shared = options.mode == "matrixv2"
+        if not self.shared:
+            del self.lora_A, self.lora_B
         self.task_scaling = [options.task_alpha / rank for rank in ranks]
         add_task_factors(self, base, dict(zip(site.task_names, ranks, strict=True)))
         self.routing = route
@@ -90,7 +92,8 @@ class TaskLoraAdapter(SiteAdapter):
         self.routing = Route()
         if options.mode == "matrix":
             warnings.warn(
-                "task-lora: in mode 'matrix' no row with a task sees the shared factors; use 'matrixv2'",
+                "task-lora: mode 'matrix' shares nothing between tasks, and rank and alpha do nothing; "
+                "use 'matrixv2'",
                 stacklevel=2,
             )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edgelora.errors import PluginBug
+from edgelora.errors import PlanError, PluginBug
 
 
 class Route:
@@ -13,6 +13,7 @@ class Route:
 
     def __init__(self) -> None:
         self.task_ids = torch.tensor(0)
+        self.version = 0
         self.present: tuple[int, ...] = (0,)
         self.masks: dict[object, Tensor] = {}
 
@@ -24,7 +25,9 @@ class Route:
         Raises:
             PluginBug: An id is not one of ``task_count`` tasks.
         """
-        if task_ids is self.task_ids:
+        # Tensors made under inference mode have no version, so they are read each time.
+        version = -1 if task_ids.is_inference() else task_ids._version
+        if task_ids is self.task_ids and version == self.version >= 0:
             return
         present = tuple(task_ids.unique().tolist())
         if strange := [task for task in present if not 0 <= task < task_count]:
@@ -32,7 +35,7 @@ class Route:
                 f"layers are routed to task number {strange[0]} and know {task_count}",
                 fix=f"route rows to numbers from 0 to {task_count - 1}",
             )
-        self.task_ids, self.present, self.masks = task_ids, present, {}
+        self.task_ids, self.version, self.present, self.masks = task_ids, version, present, {}
 
     @property
     def is_single(self) -> bool:
@@ -50,14 +53,17 @@ class Route:
             (batch, 1, ..., sum of ranks), in the dtype of ``x``.
 
         Raises:
-            PluginBug: The route is of another number of rows than the input.
+            PlanError: The input is of another number of rows than the route.
         """
         if self.is_single:
             return None
         if x.dim() < 2 or len(x) != len(self.task_ids):
-            raise PluginBug(
-                f"layers are routed for {len(self.task_ids)} rows and got an input of shape {tuple(x.shape)}",
-                fix="route the layers before each forward, one task for each row of the batch",
+            raise PlanError(
+                f"a layer that is routed for {len(self.task_ids)} rows got an input of shape "
+                f"{tuple(x.shape)}: its tokens come without their rows, as experts get them, or the route is "
+                "of another batch",
+                fix="leave experts out with adapter.exclude_modules; in code of your own, route before each "
+                "forward",
             )
         key = (*ranks, x.dim(), x.dtype, x.device)
         if key not in self.masks:

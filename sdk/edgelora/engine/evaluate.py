@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgelora.capabilities import TaskAware
-from edgelora.engine.data import Dataset, Row, collate
+from edgelora.engine.batches import PaddedBatches
+from edgelora.engine.data import Dataset
 from edgelora.errors import PluginBug
-from edgelora.layers.generate import pad_id
 from edgelora.plan import Plan
-from edgelora.protocols import Batch, Evaluation, Example, Measurement
+from edgelora.protocols import Evaluation, Example, Measurement
 
 
 def evaluate(
@@ -65,31 +64,6 @@ def evaluate(
                     )
             measurements |= found
     return measurements
-
-
-class PaddedBatches:
-    """Rows as padded batches, shortest first; each pass starts anew and routes the layers."""
-
-    def __init__(
-        self,
-        rows: list[Row],
-        layers: Mapping[str, nn.Module],
-        tokenizer: Any,
-        device: torch.device,
-        batch_size: int = 16,
-    ) -> None:
-        self.rows = sorted(rows, key=lambda row: len(row.input_ids))
-        self.routed = [layer for layer in layers.values() if isinstance(layer, TaskAware)]
-        self.pad_id = pad_id(tokenizer)
-        self.device = device
-        self.batch_size = batch_size
-
-    def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self.rows), self.batch_size):
-            batch = collate(self.rows[start : start + self.batch_size], self.pad_id, self.device)
-            for layer in self.routed:
-                layer.route(batch.task_ids)
-            yield batch
 
 
 @contextmanager

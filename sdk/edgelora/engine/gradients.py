@@ -23,12 +23,19 @@ class RowLosses(nn.Module):
         self.model = model
         self.chunk = chunk
         self.routed = [layer for layer in layers.values() if isinstance(layer, TaskAware)]
+        self.with_aux = {site: layer for site, layer in layers.items() if isinstance(layer, HasAuxLosses)}
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed losses (batch,) and labelled tokens (batch,) of each row."""
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Summed losses (batch,) and labelled tokens (batch,) of each row, and the auxiliary losses."""
         for layer in self.routed:
             layer.route(batch.task_ids)
-        return row_losses(self.model, batch, self.chunk)
+        sums, counts = row_losses(self.model, batch, self.chunk)
+        aux = {
+            f"aux.{site}.{name}": loss
+            for site, layer in self.with_aux.items()
+            for name, loss in layer.aux_losses().items()
+        }
+        return sums, counts, aux
 
 
 class Gradients:
@@ -40,7 +47,6 @@ class Gradients:
 
     Args:
         forward: A `RowLosses`, possibly inside a distributed wrapper.
-        layers: Adapted layers by site name.
         combiner: Makes one scalar of the losses.
         tasks: Names of the tasks, in the order of ``task_ids``.
         accelerator: Runs the backward passes.
@@ -50,7 +56,6 @@ class Gradients:
     def __init__(
         self,
         forward: nn.Module,
-        layers: Mapping[str, nn.Module],
         combiner: LossCombiner,
         *,
         tasks: Sequence[str],
@@ -59,7 +64,6 @@ class Gradients:
     ) -> None:
         self.forward = forward
         self.combiner = combiner
-        self.with_aux = {site: layer for site, layer in layers.items() if isinstance(layer, HasAuxLosses)}
         self.tasks = tasks
         self.accelerator = accelerator
         self.pad_id = pad_id
@@ -100,7 +104,7 @@ class Gradients:
         return float(accelerator.reduce(total, reduction="sum"))
 
     def _loss(self, batch: Batch, tokens: Sequence[int], step: int) -> Tensor:
-        sums, counts = self.forward(batch)
+        sums, counts, aux = self.forward(batch)
         labelled = counts.new_zeros(len(tokens)).index_add(0, batch.task_ids, counts).tolist()
         share = sum(labelled) / sum(tokens)
         by_task = sums.new_zeros(len(tokens)).index_add(0, batch.task_ids, sums)
@@ -111,9 +115,7 @@ class Gradients:
             for task, name in enumerate(self.tasks)
             if labelled[task]
         }
-        for site, layer in self.with_aux.items():
-            losses |= {f"aux.{site}.{name}": loss for name, loss in layer.aux_losses().items()}
-        loss = self.combiner(losses, step) * share
+        loss = self.combiner(losses | aux, step) * share
         if not torch.isfinite(loss):
             raise NonFiniteLoss(
                 f"the loss at step {step} is {loss.item()}, on rows {', '.join(batch.rows)}",

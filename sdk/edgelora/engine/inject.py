@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgelora.capabilities import WantsSource
+from edgelora.capabilities import WantsSource, clashes
 from edgelora.errors import PlanError, PluginBug
 from edgelora.layers import FrozenLinear
 from edgelora.plan import Plan
@@ -39,7 +39,7 @@ def inject(
 
     Raises:
         PlanError: A target, or a pattern, names no linear.
-        PluginBug: The adapter returned something that is not a module.
+        PluginBug: The adapter returned something that is not a module, or whose members are misleading.
     """
     adapter = adapter or plan.build("adapter")
     model.requires_grad_(False)
@@ -57,6 +57,12 @@ def inject(
             raise PluginBug(
                 f"adapter {plan.parts['adapter'].name!r} returned {type(layer).__name__} for {site.name}",
                 fix="return an nn.Module from wrap",
+            )
+        if clash := clashes(layer):
+            raise PluginBug(
+                f"{type(layer).__name__} of adapter {plan.parts['adapter'].name!r} has a member called as "
+                f"{clash[0]}, which is no method",
+                fix="give it another name: edgelora tells what a layer can do by the names of its methods",
             )
         replace_module(model, linear, layer)
         layers[site.name] = layer
@@ -199,13 +205,16 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 
 def _settle(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Move what the adapter added, frozen tensors too, to the base's device; what learns takes ``dtype``."""
+    """Move what the adapter added, frozen tensors too, to the base's device; learned matrices take ``dtype``.
+
+    Vectors and scalars stay as they were made: they cost nothing, and rounding a magnitude moves the start.
+    """
     for module in layer.modules():
         if isinstance(module, FrozenLinear):
             continue
         module._apply(lambda tensor: tensor.to(device), recurse=False)
         for parameter in module.parameters(recurse=False):
-            if parameter.requires_grad:
+            if parameter.requires_grad and parameter.dim() >= 2:
                 parameter.data = parameter.data.to(dtype)
 
 

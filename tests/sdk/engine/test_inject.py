@@ -155,6 +155,21 @@ def test_an_adapter_that_returns_no_module_is_a_bug_of_its_plugin(plan, monkeypa
         inject(nn.Sequential(nn.Linear(4, 4)), plan(adapter={"rank": 2}))
 
 
+@pytest.mark.parametrize(
+    ("member", "clash"), [("delta", "delta of Additive"), ("merged", "merged of Mergeable")]
+)
+def test_a_member_called_as_a_capabilitys_method_is_a_bug_of_its_plugin(plan, monkeypatch, member, clash):
+    class Named(nn.Module):
+        def __init__(self, base):
+            super().__init__()
+            self.base = base
+            setattr(self, member, False)
+
+    monkeypatch.setattr("edgelora_plugins.lora.layer.LoraAdapter.wrap", lambda self, base, site: Named(base))
+    with pytest.raises(PluginBug, match=f"Named of adapter 'lora' has a member called as {clash}"):
+        inject(nn.Sequential(nn.Linear(4, 4)), plan(adapter={"rank": 2}))
+
+
 def test_frozen_tensors_of_an_adapter_follow_the_base_to_its_device(plan, monkeypatch):
     class WithCopies(LowRankLinear):
         def __init__(self, base, site, **options):
