@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from edgelora.capabilities import TaskAware
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
@@ -48,6 +49,18 @@ class Site:
     """Factors of the recipe's ``past`` adapters at this site, oldest first."""
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingRun:
+    """What rank schedulers and loss combiners are told of the run. May gain defaulted fields."""
+
+    total_steps: int
+    """Optimizer steps."""
+    seed: int
+    """For what draws at random; never the global random state, which belongs to the step."""
+    tasks: tuple[str, ...]
+    """Names, in the order of a batch's ``task_ids``."""
+
+
 # The five protocols, one per hook.
 
 
@@ -58,8 +71,17 @@ class Quantizer(Protocol):
         """Freeze ``linear``, whose weight (out, in) is on its device and freshly read."""
         ...
 
-    def restore(self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int]) -> FrozenLinear:
-        """Rebuild the layer of ``shape`` (out, in) from the ``state_dict`` of one made by `quantize`."""
+    def restore(
+        self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int], dtype: torch.dtype
+    ) -> FrozenLinear:
+        """Rebuild a layer made by `quantize`.
+
+        Args:
+            tensors: Its ``state_dict``.
+            name: Of the linear in the model.
+            shape: (out, in) of the weight.
+            dtype: Of the weight that was quantized: what ``dequantize()`` answers in by default.
+        """
         ...
 
 
@@ -83,7 +105,7 @@ class Adapter(Protocol):
 class RankScheduler(Protocol):
     """Steers ranks or learning rates while training. Steps are optimizer steps, counted from 0."""
 
-    def attach(self, layers: Mapping[str, nn.Module], optimizer: Optimizer, total_steps: int) -> None:
+    def attach(self, layers: Mapping[str, nn.Module], optimizer: Optimizer, run: TrainingRun) -> None:
         """Called once before the first step; the optimizer has one parameter group per site."""
         ...
 
@@ -123,8 +145,11 @@ class LossCombiner(Protocol):
     not linear in the losses (a maximum, a ratio of tasks) is that of micro-batches, not of the step.
     """
 
-    def attach(self, tasks: Sequence[str]) -> None:
-        """Called once before anything else, with the names of the run's tasks.
+    def attach(self, run: TrainingRun) -> None:
+        """Called once before anything else.
+
+        Before a base is loaded it is called on a combiner that is then thrown away, to find wrong options
+        early; ``total_steps`` is 0 there where the recipe counts epochs.
 
         Raises:
             PlanError: The options name a task the run does not have.

@@ -1,11 +1,12 @@
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from edgelora.layers.authoring import SummingCombiner
+from edgelora.protocols import TrainingRun
 
 from .options import DwaOptions
 
@@ -19,9 +20,9 @@ class DynamicWeightAverage(SummingCombiner):
 
     options: DwaOptions
 
-    def attach(self, tasks: Sequence[str]) -> None:
+    def attach(self, run: TrainingRun) -> None:
         self.period = 0
-        self.seen = {f"task.{task}": [0.0, 0] for task in tasks}
+        self.seen = {f"task.{task}": [0.0, 0] for task in run.tasks}
         self.means: list[dict[str, float]] = []
         self.weights = dict.fromkeys(self.seen, 1.0)
 

@@ -35,5 +35,7 @@ class Int8Quantizer:
         codes = (weight.float() / scale).round().to(torch.int8)
         return Int8Linear(codes, scale, None if linear.bias is None else linear.bias.detach(), weight.dtype)
 
-    def restore(self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int]) -> FrozenLinear:
-        return Int8Linear(tensors["codes"], tensors["scale"], tensors.get("bias"), torch.float32)
+    def restore(
+        self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int], dtype: torch.dtype
+    ) -> FrozenLinear:
+        return Int8Linear(tensors["codes"], tensors["scale"], tensors.get("bias"), dtype)

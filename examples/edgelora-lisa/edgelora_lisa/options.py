@@ -6,4 +6,3 @@ from edgelora import Options
 class LisaOptions(Options):
     active: int = Field(2, ge=1, description="Sites that learn at the same time; γ of the paper.")
     every: int = Field(10, ge=1, description="Steps after which they are drawn anew; K of the paper.")
-    seed: int = Field(0, description="Of the draws.")

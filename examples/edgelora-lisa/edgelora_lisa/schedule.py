@@ -5,6 +5,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from edgelora.layers.authoring import PassiveScheduler
+from edgelora.protocols import TrainingRun
 
 from .options import LisaOptions
 
@@ -18,12 +19,12 @@ class LayerSampling(PassiveScheduler):
 
     options: LisaOptions
 
-    def attach(self, layers: Mapping[str, nn.Module], optimizer: Optimizer, total_steps: int) -> None:
-        self.layers = layers
+    def attach(self, layers: Mapping[str, nn.Module], optimizer: Optimizer, run: TrainingRun) -> None:
+        self.layers, self.seed = layers, run.seed
 
     def learning(self, step: int) -> set[str]:
         """Names of the sites that learn at a step."""
-        draw = random.Random(f"{self.options.seed}/{step // self.options.every}")
+        draw = random.Random(f"{self.seed}/{step // self.options.every}")
         return set(draw.sample(sorted(self.layers), min(self.options.active, len(self.layers))))
 
     def before_update(self, step: int) -> None:

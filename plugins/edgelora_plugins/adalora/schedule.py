@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from edgelora.capabilities import Prunable
 from edgelora.errors import PlanError
 from edgelora.layers.authoring import PassiveScheduler
+from edgelora.protocols import TrainingRun
 from edgelora_plugins.adalora.options import BudgetOptions
 
 
@@ -26,7 +27,7 @@ class BudgetScheduler(PassiveScheduler):
 
     options: BudgetOptions
 
-    def attach(self, layers: Mapping[str, nn.Module], optimizer: Optimizer, total_steps: int) -> None:
+    def attach(self, layers: Mapping[str, nn.Module], optimizer: Optimizer, run: TrainingRun) -> None:
         """Take the layers and check that the schedule fits into the run.
 
         Raises:
@@ -37,14 +38,14 @@ class BudgetScheduler(PassiveScheduler):
             site: next(parameter.shape[dim] for parameter, dim in layer.rank_components().values())
             for site, layer in self.layers.items()
         }
-        options, self.total = self.options, total_steps
-        self.warmup = total_steps // 10 if options.warmup_steps is None else options.warmup_steps
-        self.final = 3 * total_steps // 10 if options.final_steps is None else options.final_steps
+        options, self.total = self.options, run.total_steps
+        self.warmup = self.total // 10 if options.warmup_steps is None else options.warmup_steps
+        self.final = 3 * self.total // 10 if options.final_steps is None else options.final_steps
         self.start = sum(self.ranks.values())
         self.target = options.target_rank * len(self.layers)
-        if self.warmup + self.final >= total_steps:
+        if self.warmup + self.final >= self.total:
             raise PlanError(
-                f"budget: {self.warmup} warmup and {self.final} final steps leave none of {total_steps}",
+                f"budget: {self.warmup} warmup and {self.final} final steps leave none of {self.total}",
                 fix="lower rank_scheduler.warmup_steps or final_steps, or train longer",
             )
         if self.target > self.start:
@@ -53,8 +54,9 @@ class BudgetScheduler(PassiveScheduler):
                 f"{self.start} ranks training starts with",
                 fix="raise adapter.rank, to 1.5 times target_rank as is usual, or lower target_rank",
             )
-        self.sensitivity = {name: torch.zeros_like(parameter) for name, parameter, _ in self._parameters()}
-        self.uncertainty = {name: torch.zeros_like(parameter) for name, parameter, _ in self._parameters()}
+        # In float32 whatever the adapter has: averages that decay slowly need its digits.
+        self.sensitivity = {name: _zeros(parameter) for name, parameter, _ in self._parameters()}
+        self.uncertainty = {name: _zeros(parameter) for name, parameter, _ in self._parameters()}
         self.keep: dict[str, Tensor] = {}
 
     def budget(self, step: int) -> int:
@@ -100,7 +102,7 @@ class BudgetScheduler(PassiveScheduler):
         for name, parameter, _ in self._parameters():
             if parameter.grad is None:
                 continue
-            now = (parameter * parameter.grad).abs()
+            now = (parameter.float() * parameter.grad.float()).abs()
             average = self.sensitivity[name].mul_(beta1).add_(now, alpha=1 - beta1)
             self.uncertainty[name].mul_(beta2).add_((now - average).abs(), alpha=1 - beta2)
 
@@ -135,3 +137,7 @@ class BudgetScheduler(PassiveScheduler):
 
     def _device(self, site: str) -> torch.device:
         return next(parameter.device for parameter, _ in self.layers[site].rank_components().values())
+
+
+def _zeros(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter, dtype=torch.float32)

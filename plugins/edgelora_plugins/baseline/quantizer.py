@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from edgelora import Options
@@ -23,6 +24,8 @@ class Unquantized:
     def quantization_config(self) -> None:
         """Not quantized."""
 
-    def restore(self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int]) -> FrozenLinear:
+    def restore(
+        self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int], dtype: torch.dtype
+    ) -> FrozenLinear:
         """Take ``weight`` and ``bias`` as they are."""
         return FrozenLinear(tensors["weight"], tensors.get("bias"), shape[1], shape[0])

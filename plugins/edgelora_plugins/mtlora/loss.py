@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edgelora import Options
 from edgelora.layers.authoring import SummingCombiner
+from edgelora.protocols import TrainingRun
 from edgelora_plugins.mtlora.layer import check_tasks
 from edgelora_plugins.mtlora.options import WeightOptions
 
@@ -21,13 +22,13 @@ class WeightedTasks(SummingCombiner):
 
     options: WeightOptions
 
-    def attach(self, tasks: Sequence[str]) -> None:
+    def attach(self, run: TrainingRun) -> None:
         """Check the weights against the tasks.
 
         Raises:
             PlanError: A weight names no task of the run.
         """
-        check_tasks(self.options.weights, tuple(tasks), "loss_combiner.weights")
+        check_tasks(self.options.weights, run.tasks, "loss_combiner.weights")
 
     def __call__(self, losses: Mapping[str, Tensor], step: int) -> Tensor:
         """Scalar weighted sum."""
@@ -48,9 +49,9 @@ class LearnedUncertainty(SummingCombiner):
         super().__init__(options)
         self.log_variances: dict[str, nn.Parameter] = {}
 
-    def attach(self, tasks: Sequence[str]) -> None:
+    def attach(self, run: TrainingRun) -> None:
         """Make one log variance, scalar float32, for each task."""
-        self.log_variances = {f"{PREFIX}{task}": nn.Parameter(torch.zeros(())) for task in tasks}
+        self.log_variances = {f"{PREFIX}{task}": nn.Parameter(torch.zeros(())) for task in run.tasks}
 
     def __call__(self, losses: Mapping[str, Tensor], step: int) -> Tensor:
         """Scalar."""

@@ -17,6 +17,7 @@ from torch import nn
 from edgelora import __version__
 from edgelora.capabilities import Calibrated
 from edgelora.engine import base, evaluate, inject, pack, train
+from edgelora.engine.batches import DealtBatches
 from edgelora.engine.compute import make_accelerator
 from edgelora.engine.conditions import fix_conditions, restore_conditions, seed_everything
 from edgelora.engine.data import Dataset, load_dataset
@@ -29,7 +30,7 @@ from edgelora.errors import PlanError, ResumeMismatch
 from edgelora.manifest import MANIFEST_NAME, Base, Manifest, read_manifest
 from edgelora.manifest.base_identity import identify_base
 from edgelora.plan import Plan
-from edgelora.protocols import Measurement
+from edgelora.protocols import Measurement, TrainingRun
 
 FREE_TO_CHANGE = {
     ("recipe", "out"),
@@ -60,7 +61,8 @@ class Job:
         self.adapter = plan.build("adapter")
         self.tokenizer = base.load_tokenizer(self.place)
         # A combiner that the data's tasks do not suit is refused before a model is loaded.
-        plan.build("loss_combiner").attach(plan.tasks)
+        settings = plan.recipe.train
+        plan.build("loss_combiner").attach(TrainingRun(settings.max_steps or 0, settings.seed, plan.tasks))
         self.peak_bytes: dict[str, int] = {}
         self.tokens = 0
         self.steps = 0
@@ -161,8 +163,11 @@ class Job:
                 fix="restore the data files, or start again into another 'out'",
             )
         if checkpoint is None and isinstance(self.adapter, Calibrated):
-            rows = evaluate.PaddedBatches(dataset.train, layers, self.tokenizer, self.accelerator.device)
-            self.adapter.calibrate(model, layers, iter(rows))
+            settings, device = self.plan.recipe.train, self.accelerator.device
+            batches = DealtBatches(
+                dataset.train, layers, self.tokenizer, device, settings.batch_size, seed=settings.seed
+            )
+            self.adapter.calibrate(model, layers, iter(batches))
         optimizer = self.plan.recipe.train.optimizer
         if optimizer.startswith("paged") and self.accelerator.device.type == "cpu":
             self.reporter.message(f"{optimizer} is not paged on a CPU: its state stays in memory")

@@ -15,6 +15,7 @@ from torch import nn
 from edgelora.engine.conditions import seed_everything
 from edgelora.engine.data import Dataset, Row, StepOrder
 from edgelora.engine.gradients import Gradients, RowLosses
+from edgelora.engine.inject import trainable_parameters
 from edgelora.engine.interrupts import StopRequest, stop_request
 from edgelora.engine.memory import peaks
 from edgelora.engine.optimizer import clipped_parameters, make_optimizer, make_schedule
@@ -25,7 +26,7 @@ from edgelora.errors import DataError, Interrupted, NonFiniteLoss
 from edgelora.layers.generate import pad_id
 from edgelora.layers.loss import IGNORED
 from edgelora.plan import Plan
-from edgelora.protocols import Measurement
+from edgelora.protocols import Measurement, TrainingRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +119,12 @@ class TrainingLoop:
         self.state = self._make_state(plan)
         self.gradients = Gradients(
             accelerator.prepare(RowLosses(model, layers, self.settings.loss_rows)),
-            layers,
             self.state.combiner,
             tasks=dataset.tasks,
             accelerator=accelerator,
             pad_id=pad_id(around.tokenizer),
         )
+        self.learned = list(trainable_parameters(layers).values())
         self.save_every = self.settings.save_every or max(10, self.total // 10)
         self.labelled = [sum(label != IGNORED for label in row.labels[1:]) for row in dataset.train]
         self.tokens = 0
@@ -150,6 +151,9 @@ class TrainingLoop:
         norm = self._clip(step, indices)
         state.rank_scheduler.before_update(step)
         state.optimizer.step()
+        # Kernels of bitsandbytes write without telling autograd, and layers may keep what follows from
+        # their weights.
+        torch.autograd.graph.increment_version(self.learned)
         rate = state.schedule.get_last_lr()[0]
         state.schedule.step()
         # Gradients are still present: AdaLoRA scores weight times gradient.
@@ -237,10 +241,11 @@ class TrainingLoop:
 
     def _make_state(self, plan: Plan) -> TrainingState:
         combiner = plan.build("loss_combiner")
-        combiner.attach(self.dataset.tasks)
+        run = TrainingRun(self.total, self.settings.seed, tuple(self.dataset.tasks))
+        combiner.attach(run)
         optimizer = make_optimizer(self.layers, combiner, self.settings)
         rank_scheduler = plan.build("rank_scheduler")
-        rank_scheduler.attach(self.layers, optimizer, self.total)
+        rank_scheduler.attach(self.layers, optimizer, run)
         schedule = make_schedule(optimizer, self.settings, self.total)
         return TrainingState(self.layers, optimizer, schedule, rank_scheduler, combiner)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from edgelora.layers.frozen import FrozenLinear
 from edgelora.layers.low_rank import LowRankLinear
 from edgelora.options import AdapterOptions, Options
-from edgelora.protocols import Measurement, Site
+from edgelora.protocols import Measurement, Site, TrainingRun
 
 
 class SiteAdapter:
@@ -40,7 +40,7 @@ class PassiveScheduler:
     def __init__(self, options: Options) -> None:
         self.options = options
 
-    def attach(self, layers: Mapping[str, nn.Module], optimizer: Optimizer, total_steps: int) -> None:
+    def attach(self, layers: Mapping[str, nn.Module], optimizer: Optimizer, run: TrainingRun) -> None:
         """Nothing to prepare."""
 
     def before_forward(self, step: int) -> None:
@@ -70,7 +70,7 @@ class SummingCombiner:
     def __init__(self, options: Options) -> None:
         self.options = options
 
-    def attach(self, tasks: Sequence[str]) -> None:
+    def attach(self, run: TrainingRun) -> None:
         """Any tasks will do."""
 
     def __call__(self, losses: Mapping[str, Tensor], step: int) -> Tensor:

@@ -105,9 +105,11 @@ class FourBitQuantizer:
             tensors["bias"] = linear.bias.detach()
         return self._layer(tensors, (linear.out_features, linear.in_features), weight.dtype)
 
-    def restore(self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int]) -> FrozenLinear:
+    def restore(
+        self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int], dtype: torch.dtype
+    ) -> FrozenLinear:
         """The layer as it was quantized."""
-        return self._layer(tensors, shape, torch.float32)
+        return self._layer(tensors, shape, dtype)
 
     def codes(self, weight: Tensor) -> dict[str, Tensor]:
         """The buffers of the layer for a weight (out, in)."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from edgelora.engine.evaluate import PaddedBatches
+from edgelora.engine.batches import PaddedBatches
 from edgelora.engine.source import SourceWeights
 from edgelora.parts import Kind
 from edgelora.protocols import Evaluation, Example, Measurement

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelora.parts import Kind
-from edgelora.protocols import LossCombiner, Measurement
+from edgelora.protocols import LossCombiner, Measurement, TrainingRun
 from edgelora.testing.check import require
 from edgelora.testing.compare import impurity, same_bits, same_state
 from edgelora.testing.part import PartConformance
@@ -32,7 +32,7 @@ class LossCombinerConformance(PartConformance):
     def combiner(self) -> LossCombiner:
         """A fresh one, attached."""
         made: LossCombiner = self.planned().build()
-        made.attach(list(self.tasks))
+        made.attach(TrainingRun(total_steps=STEPS, seed=0, tasks=tuple(self.tasks)))
         return made
 
     def losses(self, step: int = 0) -> dict[str, Tensor]:

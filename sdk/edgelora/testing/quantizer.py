@@ -109,12 +109,27 @@ class QuantizerConformance(PartConformance):
             "bound in the test with a reason",
         )
 
+    def test_a_restored_layer_answers_in_the_dtype_it_had(self) -> None:
+        """``dequantize()`` of a layer made of 16-bit weights is of 16 bits, restored too."""
+        source = linear(*SHAPES[0], bias=False).to(torch.bfloat16)
+        layer = self.quantizer().quantize(frozen_copy(source), "model.layers.0.up_proj")
+        again = self.quantizer().restore(
+            layer.state_dict(), "model.layers.0.up_proj", SHAPES[0], torch.bfloat16
+        )
+        for which, each in (("quantized", layer), ("restored", again)):
+            found = each.dequantize().dtype
+            require(
+                found == torch.bfloat16,
+                f"dequantize() of a {which} layer of bfloat16 weights answers in {found}; keep the dtype "
+                "that quantize finds and restore is given",
+            )
+
     def test_the_state_round_trips(self) -> None:
         """``restore`` of the ``state_dict`` gives the same bits and the same outputs."""
         for source, layer in self.pairs():
             shape = (source.out_features, source.in_features)
             state = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
-            again = self.quantizer().restore(dict(state), "model.layers.0.up_proj", shape)
+            again = self.quantizer().restore(dict(state), "model.layers.0.up_proj", shape, torch.float32)
             require(
                 not (different := bits_differ(state, again.state_dict())),
                 f"restored tensors differ in {different}; hold all state in parameters and persistent "

@@ -77,7 +77,7 @@ class RankSchedulerConformance(PartConformance):
         subject = make_subject(self.plan())
         optimizer = subject.optimizer()
         scheduler: RankScheduler = self.plan().build("rank_scheduler")
-        scheduler.attach(subject.layers, optimizer, self.steps)
+        scheduler.attach(subject.layers, optimizer, subject.training_run(self.steps))
         return Run(subject, scheduler, optimizer)
 
     def whole_run(self) -> Run:
@@ -188,7 +188,7 @@ class RankSchedulerConformance(PartConformance):
         scheduler: Any = self.plan().build("rank_scheduler")
         before, logits = _copies(subject), subject.logits()
         hooks = _hook_counts(subject.model, optimizer)
-        scheduler.attach(subject.layers, optimizer, self.steps)
+        scheduler.attach(subject.layers, optimizer, subject.training_run(self.steps))
         require(
             hooks == _hook_counts(subject.model, optimizer),
             "attach registers hooks on modules or on the optimizer; act in before_forward, before_update "

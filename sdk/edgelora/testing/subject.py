@@ -16,9 +16,9 @@ from torch.optim import Optimizer
 from edgelora.capabilities import Calibrated, HasAuxLosses, TaskAware
 from edgelora.engine.apply import probe_logits
 from edgelora.engine.base import load_base
+from edgelora.engine.batches import PaddedBatches
 from edgelora.engine.conditions import seed_everything
 from edgelora.engine.data import Dataset, Row, collate
-from edgelora.engine.evaluate import PaddedBatches
 from edgelora.engine.inject import inject, trainable_parameters
 from edgelora.engine.optimizer import make_optimizer
 from edgelora.engine.source import SourceWeights
@@ -28,7 +28,7 @@ from edgelora.layers.generate import pad_id
 from edgelora.layers.loss import row_losses
 from edgelora.options import Options
 from edgelora.plan import Plan
-from edgelora.protocols import Batch
+from edgelora.protocols import Batch, TrainingRun
 from edgelora.testing import tiny
 
 CPU = torch.device("cpu")
@@ -79,6 +79,10 @@ class Subject:
         for number, task in enumerate(self.plan.tasks if self.routed else ("",)):
             self.route(torch.tensor(number))
             yield task
+
+    def training_run(self, total_steps: int) -> TrainingRun:
+        """What schedulers and combiners are told."""
+        return TrainingRun(total_steps, self.plan.recipe.train.seed, self.plan.tasks)
 
     def logits(self) -> dict[str, Tensor]:
         """Of the probe in evaluation mode, by task."""

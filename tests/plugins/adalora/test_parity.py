@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from edgelora.layers import FrozenLinear
-from edgelora.protocols import Site
+from edgelora.protocols import Site, TrainingRun
 from edgelora_plugins.adalora.layer import SvdAdapter
 from edgelora_plugins.adalora.options import BudgetOptions, SvdOptions
 from edgelora_plugins.adalora.schedule import BudgetScheduler
@@ -74,7 +74,7 @@ def test_masks_and_weights_are_those_of_stock_peft_over_200_steps():
     learned = [p for name, p in theirs.named_parameters() if p.requires_grad and "ranknum" not in name]
     their_optimizer = torch.optim.AdamW(learned, lr=1e-2)
     scheduler = BudgetScheduler(BudgetOptions(target_rank=TARGET, warmup_steps=20, final_steps=40, every=10))
-    scheduler.attach(layers, optimizer, STEPS)
+    scheduler.attach(layers, optimizer, TrainingRun(STEPS, seed=0, tasks=("main",)))
     x = torch.randn(64, 16, dtype=torch.float64)
     wanted = x.roll(1, 1)
     for step in range(STEPS):

@@ -9,7 +9,7 @@ from torch import nn
 from edgelora.errors import CombinationError, PlanError
 from edgelora.layers import FrozenLinear
 from edgelora.plan import make_plan
-from edgelora.protocols import Site
+from edgelora.protocols import Site, TrainingRun
 from edgelora.recipe import make_recipe
 from edgelora.registry import Registry
 from edgelora_plugins.adalora.layer import SvdLinear
@@ -31,7 +31,7 @@ def scheduler_of(layers, total=200, **options):
     settings = {"target_rank": 3, "warmup_steps": 20, "final_steps": 40, "every": 10} | options
     scheduler = BudgetScheduler(BudgetOptions(**settings))
     optimizer = torch.optim.AdamW([p for layer in layers.values() for p in layer.parameters()], lr=1e-2)
-    scheduler.attach(layers, optimizer, total)
+    scheduler.attach(layers, optimizer, TrainingRun(total, seed=0, tasks=("main",)))
     return scheduler, optimizer
 
 
@@ -221,3 +221,16 @@ def test_adapters_that_cannot_be_pruned_are_refused_at_plan_time():
     recipe = make_recipe({"base": "micro", "derivative": "lora", "rank_scheduler": "budget"})
     with pytest.raises(CombinationError, match="cannot work with adapter 'lora', which is not Prunable"):
         make_plan(recipe, Registry.discover())
+
+
+def test_averages_have_the_digits_of_32_bits_whatever_the_adapter_has():
+    layers = layers_of()
+    for layer in layers.values():
+        layer.to(torch.bfloat16)
+    scheduler, _ = scheduler_of(layers)
+    assert {average.dtype for average in scheduler.sensitivity.values()} == {torch.float32}
+    for layer in layers.values():
+        for parameter in layer.parameters():
+            parameter.grad = torch.full_like(parameter, 1e-3)
+    scheduler.after_update(0)
+    assert {average.dtype for average in scheduler.uncertainty.values()} == {torch.float32}

@@ -124,7 +124,7 @@ def test_any_shape_is_restored_and_computes_what_it_dequantizes_to(shape):
     torch.testing.assert_close(layer.train()(x), x @ weight.T + layer.bias)
     assert torch.equal(layer.eval()(x), layer.train()(x))
     quantizer = CalibratedNormalFloat4(CalibrationOptions())
-    again = quantizer.restore(copy.deepcopy(layer.state_dict()), "q", shape)
+    again = quantizer.restore(copy.deepcopy(layer.state_dict()), "q", shape, torch.float32)
     assert torch.equal(again.dequantize(), weight)
     out = torch.empty(shape, dtype=torch.bfloat16)
     assert layer.dequantize(out=out) is out and torch.equal(out, weight.bfloat16())
@@ -177,3 +177,9 @@ def test_a_weight_of_16_bits_gives_the_codes_of_its_values():
     weight = (torch.randn(64, 64) * 0.02).bfloat16()
     assert torch.equal(quantize(weight).codes, quantize(weight.float()).codes)
     assert quantize(weight).dequantize().dtype == torch.bfloat16
+
+
+def test_the_largest_blocks_are_searched_too():
+    torch.manual_seed(0)
+    (tau,) = best_offsets(torch.randn(1, 4096), search_range=0.1, search_steps=3)
+    assert abs(float(tau)) < 0.5

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from edgelora import Options
 from edgelora.errors import PlanError
+from edgelora.protocols import TrainingRun
 from edgelora_plugins.mtlora.loss import LearnedUncertainty, WeightedTasks
 from edgelora_plugins.mtlora.options import WeightOptions
 
@@ -21,13 +22,13 @@ def losses(**values):
 
 def weighted(weights, tasks=("a", "b")):
     combiner = WeightedTasks(WeightOptions(weights=weights))
-    combiner.attach(tasks)
+    combiner.attach(TrainingRun(total_steps=200, seed=0, tasks=tasks))
     return combiner
 
 
 def uncertainty(tasks=("a", "b")):
     combiner = LearnedUncertainty(Options())
-    combiner.attach(tasks)
+    combiner.attach(TrainingRun(total_steps=200, seed=0, tasks=tasks))
     return combiner
 
 

@@ -4,6 +4,7 @@ import torch
 
 from edgelora import Options, Registry
 from edgelora.plan import make_plan
+from edgelora.protocols import TrainingRun
 from edgelora.recipe import make_recipe
 from edgelora_plugins.yugopuspito2024.loss import TaskSum
 
@@ -12,7 +13,7 @@ def test_every_task_weighs_the_same_and_auxiliary_losses_are_added():
     losses = {name: torch.tensor(v, requires_grad=True) for name, v in {"task.a": 2.5, "task.b": 1.5}.items()}
     losses["aux.site.orthogonality"] = torch.tensor(0.25, requires_grad=True)
     combiner = TaskSum(Options())
-    combiner.attach(["a", "b", "c"])
+    combiner.attach(TrainingRun(total_steps=1, seed=0, tasks=("a", "b", "c")))
     total = combiner(losses, 0)
     total.backward()
     assert total == 4.25

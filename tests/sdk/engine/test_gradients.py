@@ -50,7 +50,6 @@ def gradient(plan, micro_batches, tasks=("main",), combiner=None):
         torch.nn.init.normal_(parameter, std=0.1)
     gradients = Gradients(
         RowLosses(model, layers, 512),
-        layers,
         combiner or the_plan.build("loss_combiner"),
         tasks=tasks,
         accelerator=Accelerator(),
