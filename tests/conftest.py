@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from fake_distributions import FakeEnvironment
+from loopback_hub import LoopbackHub, go_online
 
 # Before any test module is imported: libraries read these while they are imported.
 for _variable in (
@@ -83,3 +84,11 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fak
     monkeypatch.syspath_prepend(str(fake.folder))
     yield fake
     fake.forget_modules()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LoopbackHub]:
+    """A hub on loopback, for a process that is allowed to use the network and never waits."""
+    go_online(monkeypatch, tmp_path)
+    with LoopbackHub() as hub:
+        yield hub

@@ -27,6 +27,7 @@ COMMANDS = {
     "yank": LazyEntry("yanks:yank", "Withdraw a published version, saying why.", ADAPTERS),
     "bundles": LazyEntry("bundles:bundles", "Carry adapters and bases in one file.", ADAPTERS),
     "remove": LazyEntry("catalog:remove", "Delete an adapter, here or in a store.", ADAPTERS),
+    "cache": LazyEntry("caches:cache", "See and prune what was fetched from remote stores.", ADAPTERS),
     "plugins": LazyEntry("plugins:plugins", "See which derivatives and parts are installed.", SETUP),
     "stores": LazyEntry("stores:stores", "Name the places adapters live in.", SETUP),
     "conformance": LazyEntry("conformance:conformance", "Hold a reader to the specification.", SETUP),
@@ -81,7 +82,8 @@ def root(ctx: click.Context) -> None:
     """Fine-tune language models offline with LoRA derivatives, and ship the adapters.
 
     Exit codes: 0 done, 1 bug, 2 usage, 3 bad recipe or data, 4 not found, 5 digest mismatch, 6 not trusted,
-    7 incompatible, 8 over budget, 9 offline and not cached, 10 gate failed, 11 export unsupported,
+    7 incompatible, 8 over budget, 9 offline and not cached, or not reachable,
+    10 gate failed, 11 export unsupported,
     130 interrupted.
     """
     if ctx.invoked_subcommand is None:

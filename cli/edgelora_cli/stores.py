@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgelora_cli.commands import Group
-from edgelora_cli.console import emit, table
+from edgelora_cli.console import emit, table, warn
 
 if TYPE_CHECKING:
     from edgelora.store import StoreConfig
@@ -39,16 +39,26 @@ def list_command() -> None:
     examples="""
     edgelora stores add site /srv/mirror
     edgelora stores add usb file:///media/usb/mirror --default
+    edgelora stores add hub hf://
+    edgelora stores add fleet https://mirror.example --token-env FLEET_TOKEN
     """
 )
 @click.argument("name")
 @click.argument("address")
 @click.option("--default", "is_default", is_flag=True, help="Let references without a store mean this one.")
-def add(name: str, address: str, is_default: bool) -> None:
-    """Call the store at ADDRESS, a directory or a file:// address, NAME."""
+@click.option(
+    "--token-env",
+    metavar="VARIABLE",
+    help="The environment variable with the token for this endpoint; the token itself is not written down.",
+)
+def add(name: str, address: str, is_default: bool, token_env: str | None) -> None:
+    """Call the store at ADDRESS NAME: a directory, hf://, or an endpoint that speaks the Hub's protocol."""
     from edgelora.store import add_store, set_default_store
+    from edgelora.store.endpoint import is_encrypted
 
-    config = add_store(name, address)
+    config = add_store(name, address, token_variable=token_env)
+    if address.startswith("http://") and not is_encrypted(address):
+        warn(f"{address} is not encrypted: whoever is on the way can read and change what is sent")
     _emit_stores(set_default_store(name) if is_default else config)
 
 

@@ -9,6 +9,7 @@ import click
 
 from edgelora_cli.commands import Command
 from edgelora_cli.console import emit, note, warn
+from edgelora_cli.progress import show_progress
 
 
 @click.command(
@@ -17,6 +18,7 @@ from edgelora_cli.console import emit, note, warn
     examples="""
     edgelora push runs/first/adapter acme/decimals@1.0.0
     edgelora push runs/first/adapter acme/decimals --to /media/usb/mirror
+    edgelora push runs/first/adapter hf://acme/decimals@1.0.0
     """,
 )
 @click.argument("folder", type=click.Path(path_type=Path))
@@ -24,12 +26,13 @@ from edgelora_cli.console import emit, note, warn
 @click.option(
     "--to", metavar="STORE", help="A store's name, a directory or an address.  [default: the default store]"
 )
-def push(folder: Path, reference: str, to: str | None) -> None:
+@click.option("--public", is_flag=True, help="Let a repository made for it on the Hub be public.")
+def push(folder: Path, reference: str, to: str | None, public: bool) -> None:
     """Verify FOLDER and publish it as NS/NAME[@VERSION]; a version, once published, never changes."""
     from edgelora.about import is_unspecified
     from edgelora.transfer import push as publish
 
-    receipt = publish(folder, reference, to=to)
+    receipt = publish(folder, reference, to=to, public=public)
     if is_unspecified(receipt.license):
         warn(
             f"{receipt.reference} names no licence, so nobody else may use it: "
@@ -62,7 +65,9 @@ def pull(reference: str, source: str | None, into: Path | None, allow_yanked: bo
     """Fetch REFERENCE, verify every byte, and only then make it visible."""
     from edgelora.transfer import pull as fetch
 
-    pulled = fetch(reference, source=source, into=into, allow_yanked=allow_yanked)
+    pulled = fetch(
+        reference, source=source, into=into, allow_yanked=allow_yanked, on_progress=show_progress()
+    )
     if pulled.yanked:
         warn(f"{pulled.reference} was yanked by its publisher: {pulled.yanked}")
     for other, reason in pulled.yanked_here.items():

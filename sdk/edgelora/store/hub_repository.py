@@ -125,7 +125,7 @@ class HubRepository:
 
 
 def repository_names(reader: HttpReader, *, author: str | None = None) -> list[str]:
-    """``ns/name`` of every repository whose card is one of edgelora, sorted."""
+    """``ns/name`` of every repository whose card has edgelora's tag, as the endpoint sees it; sorted."""
     query = {"filter": CARD_TAG, "limit": "1000"} | ({"author": author} if author else {})
     path = f"api/models?{urlencode(query)}"
     names = set()
@@ -137,8 +137,7 @@ def repository_names(reader: HttpReader, *, author: str | None = None) -> list[s
         name = entry.get("id") if isinstance(entry, dict) else None
         if not isinstance(name, str):
             raise refused(path, "lists a repository without a name")
-        tags = entry.get("tags", [CARD_TAG])
-        if _REPOSITORY.fullmatch(name) and isinstance(tags, list) and CARD_TAG in tags:
+        if _REPOSITORY.fullmatch(name):
             names.add(name)
     return sorted(names)
 

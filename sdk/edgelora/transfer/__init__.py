@@ -1,5 +1,14 @@
 """Moving adapters between this machine and stores, and finding them in either."""
 
+from edgelora.transfer.caching import (
+    CacheCheck,
+    CacheEntry,
+    cached_files,
+    list_cache,
+    prunable,
+    remove_cached,
+    verify_cache,
+)
 from edgelora.transfer.catalog import (
     Listing,
     Removed,
@@ -17,6 +26,8 @@ from edgelora.transfer.resolve import locate_adapter, resolve_adapter
 from edgelora.transfer.yanking import Withdrawal, unyank, yank, yank_reason
 
 __all__ = [
+    "CacheCheck",
+    "CacheEntry",
     "Listing",
     "Progress",
     "Pulled",
@@ -24,16 +35,21 @@ __all__ = [
     "Removed",
     "Withdrawal",
     "address_named",
+    "cached_files",
     "find_manifest",
     "list_adapters",
+    "list_cache",
     "list_published",
     "locate_adapter",
+    "prunable",
     "pull",
     "push",
     "remove",
+    "remove_cached",
     "resolve_adapter",
     "search",
     "unyank",
+    "verify_cache",
     "yank",
     "yank_reason",
 ]

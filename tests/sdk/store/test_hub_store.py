@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from adapter_folders import write_adapter
-from loopback_hub import LoopbackHub
+from loopback_hub import LoopbackHub, Repo
 
 from edgelora.errors import AdapterNotFound, DigestMismatch, FileSetMismatch, VersionExists, Yanked
 from edgelora.manifest import MANIFEST_NAME
@@ -149,7 +149,8 @@ def test_listing_and_searching_read_pages_and_the_manifests(
     push(adapter, "alice/decimals", to=hub.url)
     push(adapter, "bob/line-7@2.0.0", to=hub.url)
     for number in range(60):
-        hub.repos[f"carol/empty-{number}"] = type(hub.repos["bob/line-7"])(private=False)
+        hub.repos[f"carol/empty-{number}"] = Repo(private=False)
+        hub.repos[f"carol/empty-{number}"].commit("main", {"README.md": CARD}, "a card, no version")
     hub.repos["Upper/Case"] = hub.repos["bob/line-7"]
     listed = list_published(hub.url)
     assert [each.reference for each in listed] == ["alice/decimals@1.0.0", "bob/line-7@2.0.0"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from adapter_folders import write_adapter
-from loopback_hub import Faults, LoopbackHub
+from loopback_hub import Faults, LoopbackHub, Repo
 
 from edgelora.errors import (
     AdapterNotFound,
@@ -259,7 +259,8 @@ def test_plain_http_is_for_loopback_and_for_what_the_user_added(monkeypatch: pyt
 
 def test_a_next_page_elsewhere_is_refused(published: LoopbackHub) -> None:
     for number in range(60):
-        published.repos[f"carol/empty-{number}"] = published.repos["alice/decimals"]
+        repo = published.repos.setdefault(f"carol/empty-{number}", Repo(private=False))
+        repo.commit("main", {"README.md": b"edgelora"}, "a card")
     address, published.url = published.url, "http://127.0.0.1:9"
     with pytest.raises(ReplyRefused, match=r"goes on at 127\.0\.0\.1:9"):
         list_published(address)
