@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from edgelora.manifest.components import PartRef
 from edgelora.manifest.fields import Count, Digest, Sha256, Text, Wire
-from edgelora.manifest.paths import check_path
+from edgelora.manifest.paths import check_paths
 
 
 class BaseFile(Wire):
@@ -17,12 +17,6 @@ class BaseFile(Wire):
     path: Text
     size: Count
     sha256: Sha256
-
-    @field_validator("path")
-    @classmethod
-    def _is_allowed(cls, path: str) -> str:
-        check_path(path)
-        return path
 
 
 class Base(Wire):
@@ -44,3 +38,9 @@ class Base(Wire):
     chat_template_digest: Digest | None = None
     quantization: PartRef | None = None
     """The quantizer the base was trained under."""
+
+    @field_validator("weights")
+    @classmethod
+    def _have_names_of_their_own(cls, weights: tuple[BaseFile, ...]) -> tuple[BaseFile, ...]:
+        check_paths(file.path for file in weights)
+        return weights

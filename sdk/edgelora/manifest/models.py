@@ -5,6 +5,7 @@ spec/v1/manifest.md gives the meaning of every member; these models are one impl
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -43,6 +44,8 @@ DEFAULT_CHANNEL = "stable"
 UNPUBLISHED = "local"
 """Namespace of an adapter that was made on this machine and has no name of its own yet."""
 SAFETENSORS_TYPE = "application/vnd.safetensors"
+
+_EXTENSION = re.compile(r"x-[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63}){1,8}/[A-Za-z0-9._:/-]{1,128}")
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+([._-][a-z0-9]+)*$", max_length=64)]
 
@@ -132,9 +135,8 @@ class Manifest(Wire):
     @classmethod
     def _names_its_owner(cls, ext: dict[str, Any] | None) -> dict[str, Any] | None:
         for key in ext or {}:
-            domain, slash, rest = key.removeprefix("x-").partition("/")
-            if not (key.startswith("x-") and slash and rest and "." in domain.strip(".")):
-                raise ValueError(f"{key!r} is not of the form x-<domain>/<name>")
+            if not _EXTENSION.fullmatch(key):
+                raise ValueError(f"{key[:200]!r} is not of the form x-<domain>/<name>")
         return ext
 
     @model_validator(mode="after")
