@@ -26,11 +26,13 @@ COMMANDS = {
     "verify": LazyEntry("verification:verify", "Check every byte of an adapter.", ADAPTERS),
     "yank": LazyEntry("yanks:yank", "Withdraw a published version, saying why.", ADAPTERS),
     "bundles": LazyEntry("bundles:bundles", "Carry adapters and bases in one file.", ADAPTERS),
+    "sign": LazyEntry("signatures:sign", "Sign an adapter.", ADAPTERS),
     "remove": LazyEntry("catalog:remove", "Delete an adapter, here or in a store.", ADAPTERS),
     "cache": LazyEntry("caches:cache", "See and prune what was fetched from remote stores.", ADAPTERS),
     "plugins": LazyEntry("plugins:plugins", "See which derivatives and parts are installed.", SETUP),
     "stores": LazyEntry("stores:stores", "Name the places adapters live in.", SETUP),
     "conformance": LazyEntry("conformance:conformance", "Hold a reader to the specification.", SETUP),
+    "keys": LazyEntry("keys:keys", "Make keys to sign with, and say whose to trust.", SETUP),
     "doctor": LazyEntry("doctor:doctor", "Check this machine and say what is missing.", SETUP),
     "completion": LazyEntry("completion:completion", "Print shell completion.", SETUP),
 }  # fmt: skip

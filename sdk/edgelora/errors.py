@@ -182,6 +182,20 @@ class TargetExists(EdgeloraError):
     exit_code = 3
 
 
+class KeyFileError(EdgeloraError):
+    """A file holds no key that edgelora can use, or it cannot be opened."""
+
+    id = "key-invalid"
+    exit_code = 3
+
+
+class TrustPolicyError(EdgeloraError):
+    """The trust policy is not valid YAML, or holds a wrong or unknown key."""
+
+    id = "trust-policy-invalid"
+    exit_code = 3
+
+
 class RunLocked(EdgeloraError):
     """Another process is training into this directory."""
 
@@ -241,6 +255,13 @@ class StoreNotFound(EdgeloraError):
     exit_code = 4
 
 
+class KeyNotFound(EdgeloraError):
+    """No key of this name or fingerprint is known here."""
+
+    id = "key-not-found"
+    exit_code = 4
+
+
 class MissingFile(EdgeloraError):
     """A file or directory named by the user does not exist."""
 
@@ -282,10 +303,66 @@ class ReplyRefused(EdgeloraError):
 # 6: not trusted
 
 
+class Unsigned(EdgeloraError):
+    """A signature is required, and there is none."""
+
+    id = "unsigned"
+    exit_code = 6
+
+
+class SignatureInvalid(EdgeloraError):
+    """A signature file is malformed, of another manifest, or a signature in it is wrong."""
+
+    id = "signature-invalid"
+    exit_code = 6
+
+
+class SignatureUntrusted(EdgeloraError):
+    """Too few trusted keys signed."""
+
+    id = "signature-untrusted"
+    exit_code = 6
+
+
+class KeyRevoked(EdgeloraError):
+    """A key that was revoked signed, and too few others did."""
+
+    id = "key-revoked"
+    exit_code = 6
+
+
+class SignedManifest(EdgeloraError):
+    """The manifest is signed, and what was asked for would change it."""
+
+    id = "signed-manifest"
+    exit_code = 6
+
+
+class ChannelRefused(EdgeloraError):
+    """The trust policy does not allow the release's channel."""
+
+    id = "channel-refused"
+    exit_code = 6
+
+
 class Rollback(EdgeloraError):
     """An older release is offered as the latest."""
 
     id = "rollback"
+    exit_code = 6
+
+
+class Equivocation(EdgeloraError):
+    """Two releases have the same sequence number and different content."""
+
+    id = "equivocation"
+    exit_code = 6
+
+
+class Expired(EdgeloraError):
+    """The release is past the date its publisher gave it."""
+
+    id = "expired"
     exit_code = 6
 
 

@@ -22,6 +22,7 @@ from edgelora.transfer.catalog import (
 from edgelora.transfer.fetching import Progress
 from edgelora.transfer.pulling import Pulled, pull
 from edgelora.transfer.pushing import Receipt, push
+from edgelora.transfer.releasing import release_as
 from edgelora.transfer.resolve import locate_adapter, resolve_adapter
 from edgelora.transfer.yanking import Withdrawal, unyank, yank, yank_reason
 
@@ -44,6 +45,7 @@ __all__ = [
     "prunable",
     "pull",
     "push",
+    "release_as",
     "remove",
     "remove_cached",
     "resolve_adapter",

@@ -1,0 +1,71 @@
+"""``edgelora sign``: put your name to an adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgelora_cli.commands import Command
+from edgelora_cli.console import emit, note
+from edgelora_cli.keys import ask_passphrase
+
+if TYPE_CHECKING:
+    from edgelora.signing import PrivateKey
+
+
+@click.command(
+    cls=Command,
+    short_help="Sign an adapter.",
+    examples="""
+    edgelora sign runs/first/adapter --as acme/decimals@1.0.0 --key ops
+    edgelora sign runs/first/adapter --key second-signer
+    """,
+)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--key", "names", multiple=True, required=True, metavar="NAME", help="A key to sign with (repeatable)."
+)
+@click.option(
+    "--as",
+    "reference",
+    metavar="NS/NAME@VERSION",
+    help="Give the manifest this identity first: what is signed is published as it is.",
+)
+@click.option(
+    "--sequence",
+    type=click.IntRange(min=1),
+    help="With --as: the release sequence.  [default: the next one of the store]",
+)
+def sign(folder: Path, names: tuple[str, ...], reference: str | None, sequence: int | None) -> None:
+    """Sign the adapter in FOLDER; signatures by others that are there already are kept."""
+    from edgelora.signing import sign as put_signatures
+    from edgelora.transfer import release_as
+
+    if sequence is not None and reference is None:
+        raise click.UsageError("--sequence says nothing without --as")
+    keys = [_open(name) for name in names]
+    if reference is not None:
+        release_as(folder, reference, sequence=sequence)
+    signed = put_signatures(folder, keys)
+    identity = signed.manifest.identity
+    name = f"{identity.namespace}/{identity.name}@{identity.version}"
+    document = {
+        "folder": str(signed.folder),
+        "reference": name,
+        "release_sequence": identity.release_sequence,
+        "manifest_digest": signed.manifest_digest,
+        "signatures": list(signed.keyids),
+        "added": signed.added,
+    }
+    count = len(signed.keyids)
+    state = f"signed by {count} key{'s' if count > 1 else ''}, {signed.added} of them new"
+    emit(document, "\n  ".join([f"{name} {state}", signed.manifest_digest, *signed.keyids]))
+    note(f"next: edgelora push {folder} {name}")
+
+
+def _open(name: str) -> PrivateKey:
+    from edgelora.signing import find_key, open_private
+
+    return open_private(name, ask_passphrase(name) if find_key(name).is_locked else None)
