@@ -11,15 +11,9 @@ import click
 
 from edgelora_cli.commands import Group
 from edgelora_cli.console import emit, note, table
+from edgelora_cli.trust_options import policy_option
 
 PASSPHRASE_VARIABLE = "EDGELORA_KEY_PASSPHRASE"
-policy_option = click.option(
-    "--trust-policy",
-    "trust_policy",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The trust policy.  [default: EDGELORA_TRUST_POLICY, or trust.yaml beside the configured stores]",
-)
 
 
 @click.group(cls=Group, short_help="Make keys to sign with, and say whose to trust.")
@@ -76,7 +70,7 @@ def list_command(trust_policy: Path | None) -> None:
 
     policy = read_policy(trust_policy)
     mine = {key.public.fingerprint: key for key in list_keys()}
-    document = []
+    document: list[dict[str, Any]] = []
     for fingerprint in sorted({*mine, *policy.keys, *policy.revoked}):
         key, pinned = mine.get(fingerprint), policy.keys.get(fingerprint)
         scopes = [scope for scope, rule in policy.namespaces.items() if fingerprint in rule.keys]

@@ -38,16 +38,27 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="With --as: the release sequence.  [default: the next one of the store]",
 )
-def sign(folder: Path, names: tuple[str, ...], reference: str | None, sequence: int | None) -> None:
+@click.option("--channel", metavar="NAME", help="With --as: the releases it follows, such as beta.")
+@click.option(
+    "--expires", metavar="MOMENT", help="With --as: not to be pulled after, as 2027-06-30T00:00:00Z."
+)
+def sign(
+    folder: Path,
+    names: tuple[str, ...],
+    reference: str | None,
+    sequence: int | None,
+    channel: str | None,
+    expires: str | None,
+) -> None:
     """Sign the adapter in FOLDER; signatures by others that are there already are kept."""
     from edgelora.signing import sign as put_signatures
     from edgelora.transfer import release_as
 
-    if sequence is not None and reference is None:
-        raise click.UsageError("--sequence says nothing without --as")
+    if reference is None and (sequence, channel, expires) != (None, None, None):
+        raise click.UsageError("--sequence, --channel and --expires say nothing without --as")
     keys = [_open(name) for name in names]
     if reference is not None:
-        release_as(folder, reference, sequence=sequence)
+        release_as(folder, reference, sequence=sequence, channel=channel, expires=expires)
     signed = put_signatures(folder, keys)
     identity = signed.manifest.identity
     name = f"{identity.namespace}/{identity.name}@{identity.version}"

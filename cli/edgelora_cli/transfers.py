@@ -10,6 +10,7 @@ import click
 from edgelora_cli.commands import Command
 from edgelora_cli.console import emit, note, warn
 from edgelora_cli.progress import show_progress
+from edgelora_cli.trust_options import policy_of, policy_option, require_signature_option
 
 
 @click.command(
@@ -53,6 +54,7 @@ def push(folder: Path, reference: str, to: str | None, public: bool) -> None:
     examples="""
     edgelora pull acme/decimals
     edgelora pull acme/decimals@1.0.0 --from /media/usb/mirror --into adapters/decimals
+    edgelora pull acme/decimals --require-signature
     """,
 )
 @click.argument("reference")
@@ -61,13 +63,29 @@ def push(folder: Path, reference: str, to: str | None, public: bool) -> None:
     "--into", type=click.Path(path_type=Path), help="The folder to write.  [default: below edgelora's home]"
 )
 @click.option("--allow-yanked", is_flag=True, help="Take a version that its publisher withdrew.")
-def pull(reference: str, source: str | None, into: Path | None, allow_yanked: bool) -> None:
-    """Fetch REFERENCE, verify every byte, and only then make it visible."""
+@require_signature_option
+@policy_option
+def pull(
+    reference: str,
+    source: str | None,
+    into: Path | None,
+    allow_yanked: bool,
+    require_signature: bool,
+    trust_policy: Path | None,
+) -> None:
+    """Fetch REFERENCE, verify who signed it and every byte, and only then make it visible."""
     from edgelora.transfer import pull as fetch
 
     pulled = fetch(
-        reference, source=source, into=into, allow_yanked=allow_yanked, on_progress=show_progress()
+        reference,
+        source=source,
+        into=into,
+        allow_yanked=allow_yanked,
+        policy=policy_of(trust_policy, require_signature),
+        on_progress=show_progress(),
     )
+    for remark in pulled.remarks:
+        warn(remark)
     if pulled.yanked:
         warn(f"{pulled.reference} was yanked by its publisher: {pulled.yanked}")
     for other, reason in pulled.yanked_here.items():
@@ -79,8 +97,16 @@ def pull(reference: str, source: str | None, into: Path | None, allow_yanked: bo
         "tree_digest": pulled.manifest.tree_digest,
         "fetched_bytes": pulled.fetched_bytes,
         "reused": pulled.reused,
+        "signers": [asdict(signer) for signer in pulled.signers],
+        "remarks": list(pulled.remarks),
         "yanked": pulled.yanked,
         "yanked_here": pulled.yanked_here,
     }
     state = "was here already, and is sound" if pulled.reused else "pulled and verified"
-    emit(document, f"{pulled.reference} {state}\n  {pulled.folder}")
+    trusted = ", ".join(signer.name or signer.fingerprint for signer in pulled.signers if signer.counts)
+    lines = [
+        f"{pulled.reference} {state}",
+        str(pulled.folder),
+        *([f"signed by {trusted}"] if trusted else []),
+    ]
+    emit(document, "\n  ".join(lines))

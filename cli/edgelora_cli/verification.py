@@ -10,8 +10,10 @@ import click
 
 from edgelora_cli.commands import Command
 from edgelora_cli.console import emit, print_problem, settings, warn
+from edgelora_cli.trust_options import policy_of, policy_option, require_signature_option
 
 if TYPE_CHECKING:
+    from edgelora.signing import Judgement
     from edgelora.verify import Finding
 
 
@@ -21,26 +23,32 @@ if TYPE_CHECKING:
     examples="""
     edgelora verify runs/first/adapter
     edgelora verify acme/decimals@1.0.0 --json
+    edgelora verify acme/decimals@1.0.0 --require-signature
     """,
 )
 @click.argument("adapter")
+@require_signature_option
+@policy_option
 @click.pass_context
-def verify(ctx: click.Context, adapter: str) -> None:
-    """Check ADAPTER, a folder or a reference, against its manifest.
+def verify(ctx: click.Context, adapter: str, require_signature: bool, trust_policy: Path | None) -> None:
+    """Check ADAPTER, a folder or a reference, against its manifest and the trust policy.
 
-    Checks the manifest, the set of files, every digest, the form of every tensor file, and that nothing
-    in the folder can run code. Reports all it finds; the exit code is the class of the first error.
+    Checks the manifest, its signatures, the set of files, every digest, the form of every tensor file, and
+    that nothing in the folder can run code. Reports all it finds; the exit code is the class of the first
+    error.
     """
+    from edgelora.signing import signature_findings
     from edgelora.verify import verify as find
 
     folder = _folder_of(adapter)
-    findings = find(folder)
+    judgement, signature = signature_findings(folder, policy_of(trust_policy, require_signature))
+    findings = [*find(folder), *signature]
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         ctx.exit(_report_unsound(folder, findings, errors[0]))
     for finding in findings:
         warn(finding.problem)
-    _report_sound(folder, findings)
+    _report_sound(folder, findings, judgement)
 
 
 def _folder_of(adapter: str) -> Path:
@@ -51,7 +59,7 @@ def _folder_of(adapter: str) -> Path:
     return folder if folder.is_dir() else locate_adapter(adapter)
 
 
-def _report_sound(folder: Path, findings: list[Finding]) -> None:
+def _report_sound(folder: Path, findings: list[Finding], judgement: Judgement | None) -> None:
     from edgelora.manifest import MANIFEST_NAME, read_manifest
 
     manifest = read_manifest(folder / MANIFEST_NAME)
@@ -60,9 +68,14 @@ def _report_sound(folder: Path, findings: list[Finding]) -> None:
         "files": len(manifest.files),
         "bytes": size,
         "tree_digest": manifest.tree_digest,
+        "signers": [asdict(signer) for signer in judgement.signers] if judgement else [],
     }
     text = f"{folder}: sound ({len(manifest.files)} files, {size:,} bytes)\n  {manifest.tree_digest}"
-    emit(document, text)
+    emit(document, "\n  ".join([text, *(_signed_by(signer) for signer in document["signers"])]))
+
+
+def _signed_by(signer: dict[str, str]) -> str:
+    return f"signed by {signer['name'] or signer['fingerprint']} ({signer['standing']})"
 
 
 def _report_unsound(folder: Path, findings: list[Finding], first: Finding) -> int:

@@ -32,8 +32,9 @@ from edgelora.manifest.base_identity import identify_base
 from edgelora.manifest.base_match import check_base
 from edgelora.plan import Plan
 from edgelora.registry import Registry
-from edgelora.transfer import resolve_adapter
-from edgelora.verify import check, read_verified
+from edgelora.signing import check_trusted
+from edgelora.transfer import locate_adapter
+from edgelora.verify import read_verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,8 @@ def load_adapted(
         TensorsMismatch: The adapter's tensors do not fit.
         NoEffect: The adapter changes nothing.
     """
-    folder = resolve_adapter(reference)
-    manifest = check(folder)
+    folder = locate_adapter(reference)
+    manifest = check_trusted(folder)
     place = _find_base(manifest.base, base, revision)
     plan = plan_of(manifest, registry, base=str(place), dtype=dtype)
     check_base(manifest.base, identify_base(place), str(place))
@@ -119,8 +120,8 @@ def apply(model: Any, reference: str, registry: Registry | None = None) -> dict[
         WrongBase: The folder the model came from holds another base.
         EdgeloraError: Whatever else `load_adapted` raises.
     """
-    folder = resolve_adapter(reference)
-    manifest = check(folder)
+    folder = locate_adapter(reference)
+    manifest = check_trusted(folder)
     place = locate_base(model.name_or_path)
     check_base(manifest.base, identify_base(place), str(place))
     plan = plan_of(manifest, registry or Registry.discover(), base=str(place), dtype="auto")

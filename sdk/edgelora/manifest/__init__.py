@@ -18,6 +18,7 @@ from edgelora.manifest.fields import decimal_text
 from edgelora.manifest.models import (
     DEFAULT_CHANNEL,
     MANIFEST_NAME,
+    SIGNATURE_NAME,
     SPEC_VERSION,
     UNPUBLISHED,
     FileEntry,
@@ -53,6 +54,7 @@ __all__ = [
     "KNOWN_FEATURES",
     "MANIFEST_NAME",
     "MAX_MANIFEST_BYTES",
+    "SIGNATURE_NAME",
     "SPEC_VERSION",
     "UNPUBLISHED",
     "Base",

@@ -39,6 +39,7 @@ from edgelora.manifest.record import (
 )
 
 MANIFEST_NAME = "edgelora.json"
+SIGNATURE_NAME = "edgelora.sig.json"
 SPEC_VERSION = "1.0"
 DEFAULT_CHANNEL = "stable"
 UNPUBLISHED = "local"

@@ -3,7 +3,6 @@
 from edgelora.signing.envelope import (
     MAX_ENVELOPE_BYTES,
     PAYLOAD_TYPE,
-    SIGNATURE_NAME,
     Envelope,
     Signature,
     parse_envelope,
@@ -28,7 +27,6 @@ from edgelora.signing.trusting import fingerprint_named, key_named, revoke, trus
 __all__ = [
     "MAX_ENVELOPE_BYTES",
     "PAYLOAD_TYPE",
-    "SIGNATURE_NAME",
     "Envelope",
     "Judgement",
     "NamedKey",

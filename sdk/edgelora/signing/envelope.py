@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgelora.errors import SignatureInvalid
-from edgelora.manifest import MAX_MANIFEST_BYTES
+from edgelora.manifest import MAX_MANIFEST_BYTES, SIGNATURE_NAME
 from edgelora.manifest.canonical_json import canonical_json
 from edgelora.manifest.strict_json import NotStrict, parse
 
-SIGNATURE_NAME = "edgelora.sig.json"
 PAYLOAD_TYPE = "application/vnd.edgelora.manifest.v1+json"
 MAX_SIGNATURES = 16
 MAX_ENVELOPE_BYTES = 4 * (MAX_MANIFEST_BYTES // 3 + 1) + 64 * 2**10

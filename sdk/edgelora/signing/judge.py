@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgelora.errors import ChannelRefused, KeyRevoked, SignatureInvalid, SignatureUntrusted, Unsigned
-from edgelora.manifest import Identity
-from edgelora.signing.envelope import SIGNATURE_NAME, Envelope, parse_envelope, pre_authentication
+from edgelora.manifest import DEFAULT_CHANNEL, SIGNATURE_NAME, Identity
+from edgelora.signing.envelope import Envelope, parse_envelope, pre_authentication
 from edgelora.signing.keyring import list_keys
 from edgelora.signing.keys import PublicKey
 from edgelora.signing.policy import Rule, TrustPolicy
@@ -25,6 +25,11 @@ class Signer:
     standing: Standing
     """``trusted``: it counts. ``known``: it holds, and does not count here. ``unknown``: nobody can tell."""
 
+    @property
+    def counts(self) -> bool:
+        """Whether it is a trusted one."""
+        return self.standing == "trusted"
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
@@ -37,7 +42,7 @@ class Judgement:
     @property
     def trusted_count(self) -> int:
         """Signatures that hold and count."""
-        return sum(signer.standing == "trusted" for signer in self.signers)
+        return sum(signer.counts for signer in self.signers)
 
     @property
     def is_trusted(self) -> bool:
@@ -137,7 +142,7 @@ def _check_threshold(judgement: Judgement, policy: TrustPolicy, where: str) -> N
             fix="ask its publisher for a release signed with another key",
         )
     if judgement.trusted_count < judgement.needed:
-        others = ", ".join(s.name or s.fingerprint for s in judgement.signers if s.standing != "trusted")
+        others = ", ".join(s.name or s.fingerprint for s in judgement.signers if not s.counts)
         raise SignatureUntrusted(
             f"{where} is signed by {judgement.trusted_count} of the {judgement.needed} trusted keys it needs"
             + (f"; signed also by {others}, which the trust policy does not name here" if others else ""),
@@ -157,7 +162,7 @@ def _check_channel(identity: Identity, rule: Rule, where: str) -> None:
 
 def channel_of(identity: Identity) -> str:
     """The channel a release is of."""
-    return getattr(identity, "channel", None) or "stable"
+    return identity.channel or DEFAULT_CHANNEL
 
 
 def _signatures(count: int) -> str:

@@ -40,7 +40,7 @@ class PinnedKey(_Section):
     @property
     def key(self) -> PublicKey:
         """The key itself."""
-        return read_public_der(base64.b64decode(self.public_key), "public_key")
+        return read_public_der(base64.b64decode(self.public_key, validate=True), "public_key")
 
 
 class Rule(_Section):

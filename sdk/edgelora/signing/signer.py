@@ -17,6 +17,8 @@ from edgelora.locations import home
 from edgelora.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
+    SIGNATURE_NAME,
+    DerivedFrom,
     Identity,
     Manifest,
     manifest_bytes,
@@ -24,7 +26,6 @@ from edgelora.manifest import (
 )
 from edgelora.signing.envelope import (
     MAX_ENVELOPE_BYTES,
-    SIGNATURE_NAME,
     Envelope,
     Signature,
     parse_envelope,
@@ -85,13 +86,20 @@ def sign(folder: Path, keys: Sequence[PrivateKey]) -> Signed:
     )
 
 
-def give_identity(folder: Path, identity: Identity, *, expires: str | None = None) -> Manifest:
+def give_identity(
+    folder: Path,
+    identity: Identity,
+    *,
+    expires: str | None = None,
+    derived_from: tuple[DerivedFrom, ...] | None = None,
+) -> Manifest:
     """Rewrite the manifest of an unsigned folder, so that it can be signed and published as it is.
 
     Args:
         folder: A sound adapter folder.
         identity: The new one.
         expires: Until when the release may be pulled; None keeps what the manifest says.
+        derived_from: Where it comes from; None keeps what the manifest says.
 
     Raises:
         SignedManifest: The folder is signed under another identity.
@@ -99,10 +107,13 @@ def give_identity(folder: Path, identity: Identity, *, expires: str | None = Non
     """
     with _locked(folder):
         _, manifest = _read_sound(folder)
-        changes: dict[str, object] = {"identity": identity}
-        if expires is not None:
-            changes["expires"] = expires
-        changed = manifest.model_copy(update=changes)
+        changed = manifest.model_copy(
+            update={
+                "identity": identity,
+                "expires": expires or manifest.expires,
+                "derived_from": derived_from or manifest.derived_from,
+            }
+        )
         if changed == manifest:
             return manifest
         if os.path.lexists(folder / SIGNATURE_NAME):

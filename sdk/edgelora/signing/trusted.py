@@ -6,8 +6,7 @@ from pathlib import Path
 
 from edgelora.confined import read_regular
 from edgelora.errors import DigestMismatch, EdgeloraError
-from edgelora.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
-from edgelora.signing.envelope import SIGNATURE_NAME
+from edgelora.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, Manifest, parse_manifest
 from edgelora.signing.judge import Judgement, judge
 from edgelora.signing.policy import TrustPolicy, read_policy
 from edgelora.signing.signer import name_of, read_signature_file

@@ -141,10 +141,12 @@ def _check_yanks(yanks: Yanks, repository: Repository, where: str) -> Iterator[P
 
 
 def _check_main(root: Path, repository: Repository, where: str) -> Iterator[Problem]:
-    """``main`` may lag behind a version or a removal after a crash, but never points at nothing."""
+    """``main`` may lag behind a version, a removal or a signature after a crash, but points at something."""
     if not (root / where).exists():
         return
-    known = {pointer for _, pointer in repository.commits()}
+    commits = list(repository.commits())
+    known = {pointer for _, pointer in commits}
+    replaced = {commit.parent for commit, _ in commits}
     removed = {removal.pointer for removal in repository.removals()}
     try:
         with open_regular(root, where) as file:
@@ -152,5 +154,5 @@ def _check_main(root: Path, repository: Repository, where: str) -> Iterator[Prob
     except EdgeloraError as error:
         yield Problem(where, error.problem)
         return
-    if known and pointer not in known | removed:
+    if known and pointer not in known | removed and pointer.oid not in replaced:
         yield Problem(where, f"points at {pointer.oid}, which no tag names")

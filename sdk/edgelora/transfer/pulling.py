@@ -19,11 +19,22 @@ from edgelora.errors import (
     UnsafeFile,
 )
 from edgelora.files import atomic_write, disk_full_is_an_error, publish_directory
-from edgelora.manifest import MANIFEST_NAME, Manifest, is_unlisted, parse_manifest, read_manifest
+from edgelora.manifest import (
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    Manifest,
+    is_unlisted,
+    parse_manifest,
+    read_manifest,
+)
 from edgelora.manifest.pickles import reason_to_refuse
 from edgelora.manifest.tree import walk
+from edgelora.signing.judge import Signer
+from edgelora.signing.policy import TrustPolicy, read_policy
+from edgelora.signing.signer import read_signature_file
 from edgelora.store import Reference, Snapshot, Store, is_version, open_store, parse_reference
 from edgelora.transfer.fetching import OnProgress, fetch_files, is_remote, keep_fetched, take_cached
+from edgelora.transfer.provenance import examine
 from edgelora.transfer.pushing import store_named
 from edgelora.transfer.shelf import (
     Note,
@@ -53,6 +64,10 @@ class Pulled:
     """With the version."""
     store: str
     fetched_bytes: int
+    signers: tuple[Signer, ...]
+    """Who signed it."""
+    remarks: tuple[str, ...]
+    """What a person should know: that it is old, expired, or signed by strangers."""
     yanked: str | None
     """Why its publisher withdrew it, where it was pulled all the same."""
     yanked_here: dict[str, str]
@@ -66,8 +81,12 @@ def pull(
     *,
     allow_yanked: bool = False,
     on_progress: OnProgress | None = None,
+    policy: TrustPolicy | None = None,
 ) -> Pulled:
     """Fetch an adapter, all of it or nothing.
+
+    First the manifest and its signature file: before anything else is fetched, the trust policy, the releases
+    that were seen before and the release's own date must let it pass.
 
     Files are hashed while they are written to a folder beside the target; the folder is verified as a whole
     and then renamed. A pull that was interrupted is continued by the next one, to the byte.
@@ -78,10 +97,13 @@ def pull(
         into: The folder to make; by default one below ``home()``.
         allow_yanked: Take a version that its publisher withdrew.
         on_progress: Told from time to time how far it is, in whatever thread is fetching.
+        policy: Whose signatures count; None reads the policy in force.
 
     Raises:
         AdapterNotFound: The store does not hold it; says what it holds.
         Yanked: Its publisher withdrew it, and says why.
+        Unsigned, SignatureInvalid, SignatureUntrusted, KeyRevoked, ChannelRefused: The policy is not met.
+        Rollback, Equivocation, Expired: It is not the latest release, or cannot be.
         DigestMismatch: Bytes are not what the manifest says, or it is not the manifest asked for; nothing
             is kept.
         TargetExists: ``into`` holds something that was not pulled.
@@ -101,13 +123,18 @@ def pull(
     pinned = wanted.at(manifest.identity.version)
     target = Path(os.path.abspath(into)) if into else place_of(pinned)
     refuse_yanked(snapshot, target, allowed=allow_yanked)
+    provenance = examine(wanted, store, snapshot, manifest, data, policy or read_policy())
     with lock_folder(target):
         fetched = 0
         is_there = _is_sound(target, snapshot)
         if not is_there:
             _refuse_foreign(target)
             with disk_full_is_an_error(target):
-                fetched = _fetch(store, snapshot, manifest, data, target, on_progress)
+                fetched = _fetch(
+                    store, snapshot, manifest, _unlisted(data, provenance.signature), target, on_progress
+                )
+        elif provenance.signature not in (None, read_signature_file(target)):
+            atomic_write(target / SIGNATURE_NAME, provenance.signature)
         write_note(
             Note(
                 folder=str(target),
@@ -118,6 +145,7 @@ def pull(
             )
         )
         shutil.rmtree(staging_of(target), ignore_errors=True)
+        provenance.remember(manifest)
     return Pulled(
         folder=target,
         manifest=manifest,
@@ -125,6 +153,8 @@ def pull(
         reference=str(pinned),
         store=store.address,
         fetched_bytes=fetched,
+        signers=provenance.judgement.signers,
+        remarks=provenance.remarks,
         yanked=snapshot.yanked,
         yanked_here=yanked_here(store, pinned),
     )
@@ -134,7 +164,7 @@ def _fetch(
     store: Store,
     snapshot: Snapshot,
     manifest: Manifest,
-    data: bytes,
+    unlisted: dict[str, bytes],
     target: Path,
     on_progress: OnProgress | None,
 ) -> int:
@@ -144,7 +174,8 @@ def _fetch(
             take_cached(staging)
         _refuse_too_big(staging, target)
         count = fetch_files(store, snapshot, staging, on_progress)
-        atomic_write(staging.adapter / MANIFEST_NAME, data)
+        for path, data in unlisted.items():
+            atomic_write(staging.adapter / path, data)
         check(staging.adapter)
         if is_remote(store):
             keep_fetched(store, snapshot, staging)
@@ -156,6 +187,11 @@ def _fetch(
         raise
     publish_directory(staging.adapter, target)
     return count
+
+
+def _unlisted(manifest: bytes, signature: bytes | None) -> dict[str, bytes]:
+    """The files that no manifest lists, by name."""
+    return {MANIFEST_NAME: manifest} | ({} if signature is None else {SIGNATURE_NAME: signature})
 
 
 def _is_sound(target: Path, snapshot: Snapshot) -> bool:

@@ -13,6 +13,7 @@ from edgelora.errors import DigestMismatch, FileSetMismatch, PublishRaced, Refer
 from edgelora.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
+    SIGNATURE_NAME,
     UNPUBLISHED,
     DerivedFrom,
     FileEntry,
@@ -31,6 +32,7 @@ from edgelora.store import (
     parse_version,
 )
 from edgelora.store.refusals import version_exists
+from edgelora.transfer.cosigning import all_signatures, check_not_rewritten, own_signature
 from edgelora.verify import check
 
 _ATTEMPTS = 20
@@ -62,7 +64,7 @@ def push(folder: Path, reference: str, to: str | None = None, *, public: bool = 
     Without a version, the one in the manifest is used. The reference may differ from the identity in the
     manifest: then the *published copy* of the manifest gets the reference's identity, the next release
     sequence and the time as creation date. The folder is never changed. Publishing the same content under
-    the same version again changes nothing.
+    the same version again changes nothing but its signatures: those of the folder are added.
 
     Args:
         folder: An adapter directory.
@@ -72,6 +74,7 @@ def push(folder: Path, reference: str, to: str | None = None, *, public: bool = 
 
     Raises:
         VersionExists: The version holds other content, or did when it was removed.
+        SignedManifest: The folder is signed, and its manifest would have to get another identity.
         EdgeloraError: What `edgelora.verify.check` finds.
     """
     wanted = parse_reference(reference)
@@ -79,12 +82,15 @@ def push(folder: Path, reference: str, to: str | None = None, *, public: bool = 
     manifest = check(folder)
     data = _reread(folder, manifest)
     target = _with_version(wanted, manifest)
+    signature = own_signature(folder, manifest, data)
     issue = _issue(manifest, data, target, store)
     reused_bytes = sum(_put(store, folder, entry) for entry in manifest.files)
     for attempt in range(1, _ATTEMPTS + 1):
-        file = StoredFile(MANIFEST_NAME, len(issue.data), hashlib.sha256(issue.data).hexdigest())
-        is_new = store.put_file(io.BytesIO(issue.data), file)
-        files = (*map(_stored, manifest.files), file)
+        check_not_rewritten(signature, data, issue.data, target)
+        file, is_new = _put_bytes(store, MANIFEST_NAME, issue.data)
+        signatures = all_signatures(signature, issue.published, store)
+        signed = [] if signatures is None else [_put_bytes(store, SIGNATURE_NAME, signatures)[0]]
+        files = (*map(_stored, manifest.files), file, *signed)
         try:
             snapshot = store.publish(
                 Publication(target, files, issue.head, issue.release_sequence, public=public)
@@ -147,6 +153,12 @@ def _put(store: Store, folder: Path, entry: FileEntry) -> int:
         return 0 if store.put_file(source, _stored(entry)) else entry.size
 
 
+def _put_bytes(store: Store, name: str, data: bytes) -> tuple[StoredFile, bool]:
+    """Put a file that no manifest lists; whether it was not there before."""
+    file = StoredFile(name, len(data), hashlib.sha256(data).hexdigest())
+    return file, store.put_file(io.BytesIO(data), file)
+
+
 def _stored(entry: FileEntry) -> StoredFile:
     return StoredFile(entry.path, entry.size, entry.sha256)
 
@@ -158,6 +170,8 @@ class _Issue:
     head: str | None
     release_sequence: int
     data: bytes
+    published: Snapshot | None = None
+    """The version, where it is there already."""
 
 
 def _issue(manifest: Manifest, data: bytes, target: Reference, store: Store) -> _Issue:
@@ -167,14 +181,16 @@ def _issue(manifest: Manifest, data: bytes, target: Reference, store: Store) -> 
     own = manifest.identity
     taken = _taken(target, store)
     if taken:
-        if hashlib.sha256(data).hexdigest() == taken.manifest.sha256:
-            return _Issue(head, own.release_sequence, data)
-        return _published_again(_named(manifest, data, target), target, store, taken, head)
+        issue = _reissue(manifest, data, target, store, taken)
+        if taken.reference.version not in store.versions(target.namespace, target.name):
+            return replace(issue, head=head)
+        # Nothing but signatures can change in a version that is there: they are put beside this very commit.
+        return replace(issue, head=taken.commit, published=taken)
     sequence = store.release_sequence(target.namespace, target.name)
     is_named_so = (own.namespace, own.name, own.version) == (target.namespace, target.name, target.version)
     if is_named_so and own.release_sequence > sequence:
         return _Issue(head, own.release_sequence, data)
-    copy = _named(manifest, data, target)
+    copy = with_origin(manifest, data, target)
     identity = own.model_copy(
         update={
             "namespace": target.namespace,
@@ -187,7 +203,7 @@ def _issue(manifest: Manifest, data: bytes, target: Reference, store: Store) -> 
     return _Issue(head, sequence + 1, manifest_bytes(copy.model_copy(update={"identity": identity})))
 
 
-def _named(manifest: Manifest, data: bytes, target: Reference) -> Manifest:
+def with_origin(manifest: Manifest, data: bytes, target: Reference) -> Manifest:
     """The manifest as it is published under ``target``: another adapter's release is named as its origin.
 
     An adapter that was packed on this machine and never published has the namespace ``local``.
@@ -207,9 +223,13 @@ def _taken(target: Reference, store: Store) -> Snapshot | None:
     return next((found for found in removed if found.reference.version == target.version), None)
 
 
-def _published_again(
-    manifest: Manifest, target: Reference, store: Store, taken: Snapshot, head: str | None
-) -> _Issue:
+def _reissue(manifest: Manifest, data: bytes, target: Reference, store: Store, taken: Snapshot) -> _Issue:
+    if hashlib.sha256(data).hexdigest() == taken.manifest.sha256:
+        return _Issue(None, manifest.identity.release_sequence, data)
+    return _published_again(with_origin(manifest, data, target), target, store, taken)
+
+
+def _published_again(manifest: Manifest, target: Reference, store: Store, taken: Snapshot) -> _Issue:
     """The manifest this version was published with, if it was of the same adapter."""
     removed = [str(found.reference.version) for found in store.removed(target.namespace, target.name)]
     refusal = version_exists(
@@ -229,4 +249,4 @@ def _published_again(
     published = parse_manifest(data, str(target))
     if published != manifest.model_copy(update={"identity": published.identity}):
         raise refusal
-    return _Issue(head, published.identity.release_sequence, data)
+    return _Issue(None, published.identity.release_sequence, data)

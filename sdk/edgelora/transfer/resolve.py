@@ -7,10 +7,10 @@ from pathlib import Path
 
 from edgelora.errors import MissingFile
 from edgelora.manifest import MANIFEST_NAME
+from edgelora.signing.trusted import check_trusted
 from edgelora.store import parse_reference
 from edgelora.transfer.catalog import find_pulled
 from edgelora.transfer.pulling import pull
-from edgelora.verify import check
 
 
 def resolve_adapter(adapter: str | Path) -> Path:
@@ -21,10 +21,10 @@ def resolve_adapter(adapter: str | Path) -> Path:
 
     Raises:
         MissingFile: A path that does not exist.
-        EdgeloraError: What `edgelora.verify.check` or `pull` finds.
+        EdgeloraError: What `edgelora.signing.check_trusted` or `pull` finds.
     """
     folder = locate_adapter(adapter)
-    check(folder)
+    check_trusted(folder)
     return folder
 
 

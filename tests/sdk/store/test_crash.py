@@ -30,6 +30,8 @@ def test_a_push_that_dies_leaves_the_old_mirror_or_the_new(tmp_path: Path, adapt
 
     def restore() -> None:
         shutil.rmtree(mirror, ignore_errors=True)
+        # Every round is another history of the mirror, which nobody has seen yet.
+        shutil.rmtree(Path(os.environ["EDGELORA_HOME"]) / "state", ignore_errors=True)
         if template.exists():
             shutil.copytree(template, mirror)
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import pytest
 from adapter_folders import write_adapter
 from loopback_hub import LoopbackHub, Repo
+from signers import ed25519, policy
 
 from edgelora.errors import AdapterNotFound, DigestMismatch, FileSetMismatch, VersionExists, Yanked
 from edgelora.manifest import MANIFEST_NAME
+from edgelora.signing import sign
 from edgelora.store import open_store, parse_reference
 from edgelora.transfer import list_published, pull, push, remove, search, unyank, yank
 from edgelora.verify import verify
@@ -244,11 +245,14 @@ def test_stock_clients_read_what_was_pushed(hub: LoopbackHub, adapter: Path, tmp
 def test_an_extra_root_file_such_as_a_signature_goes_along(hub: LoopbackHub, adapter: Path) -> None:
     store = open_store(hub.url)
     push(adapter, "alice/decimals", to=hub.url)
+    sign(adapter, [ed25519("one")])
+    signed = (adapter / "edgelora.sig.json").read_bytes()
     repo = hub.repos["alice/decimals"]
-    repo.commits[repo.tags["1.0.0"]]["edgelora.sig.json"] = b"{}"
+    repo.commits[repo.tags["1.0.0"]]["edgelora.sig.json"] = signed
     snapshot = store.resolve(parse_reference("alice/decimals"))
     signature = next(file for file in snapshot.files if file.path == "edgelora.sig.json")
-    assert signature.sha256 == hashlib.sha256(b"{}").hexdigest()
+    assert signature.sha256 == hashlib.sha256(signed).hexdigest()
     with store.open_file(snapshot, "edgelora.sig.json") as file:
-        assert file.read() == b"{}"
-    assert os.path.basename(pull("alice/decimals", hub.url).folder) == "1.0.0"
+        assert file.read() == signed
+    pulled = pull("alice/decimals", hub.url, policy=policy(ed25519("one"))).folder
+    assert (pulled / "edgelora.sig.json").read_bytes() == signed

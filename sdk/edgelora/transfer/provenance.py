@@ -1,0 +1,110 @@
+"""What a pull asks before it fetches a file: who signed, whether it is the latest, whether it still holds."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from edgelora.errors import DigestMismatch, Expired
+from edgelora.manifest import SIGNATURE_NAME, Manifest
+from edgelora.signing.envelope import MAX_ENVELOPE_BYTES
+from edgelora.signing.judge import Judgement, judge
+from edgelora.signing.policy import TrustPolicy
+from edgelora.signing.signer import name_of
+from edgelora.store import Reference, Snapshot, Store
+from edgelora.transfer.releases import (
+    Release,
+    current_time,
+    note_time,
+    parse_moment,
+    refuse_old,
+    release_of,
+    remember,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a release is from, once nothing speaks against it."""
+
+    signature: bytes | None
+    """The bytes of its signature file."""
+    judgement: Judgement
+    release: Release
+    remarks: tuple[str, ...]
+    """What a person should know of it."""
+
+    def remember(self, manifest: Manifest) -> None:
+        """Note that the release is on this machine now."""
+        remember(self.release)
+        if self.judgement.is_trusted:
+            note_time(manifest.identity.created_at)
+
+
+def examine(
+    wanted: Reference, store: Store, snapshot: Snapshot, manifest: Manifest, data: bytes, policy: TrustPolicy
+) -> Provenance:
+    """Decide whether a release may be fetched, from its manifest and its signature file alone.
+
+    Args:
+        wanted: What the user asked for.
+        store: Where it is.
+        snapshot: The version, pinned.
+        manifest: Its manifest.
+        data: The bytes of the manifest.
+        policy: Whose signatures count.
+
+    Raises:
+        EdgeloraError: What `judge` and `refuse_old` find.
+        Expired: The publisher gave it a date, and that is past.
+        DigestMismatch: The store holds another signature file than it lists.
+    """
+    where = name_of(manifest.identity)
+    signature = read_signature(store, snapshot)
+    judgement = judge(data, signature, identity=manifest.identity, policy=policy, where=where)
+    release = release_of(manifest, data, store=store, is_signed=judgement.is_trusted)
+    older = refuse_old(release, wanted, store)
+    expired = _refuse_expired(wanted, manifest, policy, where)
+    strangers = [
+        f"{where} is signed by {signer.name or signer.fingerprint}, a key you do not trust for it"
+        for signer in judgement.signers
+        if signer.standing in ("known", "unknown")
+    ]
+    remarks = [remark for remark in (older, expired, *strangers) if remark]
+    return Provenance(signature, judgement, release, tuple(remarks))
+
+
+def read_signature(store: Store, snapshot: Snapshot) -> bytes | None:
+    """The signature file of a published version; None where it has none.
+
+    Raises:
+        DigestMismatch: It is not what the store lists.
+    """
+    file = next((file for file in snapshot.files if file.path == SIGNATURE_NAME), None)
+    if file is None:
+        return None
+    data = b""
+    if file.size <= MAX_ENVELOPE_BYTES:
+        with store.open_file(snapshot, SIGNATURE_NAME) as source:
+            while len(data) <= file.size and (piece := source.read(file.size + 1 - len(data))):
+                data += piece
+    if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:
+        raise DigestMismatch(
+            f"{SIGNATURE_NAME} of {snapshot.reference} in {store.address} is not the file the store lists",
+            fix="publish the adapter there again, or pull from another store",
+        )
+    return data
+
+
+def _refuse_expired(wanted: Reference, manifest: Manifest, policy: TrustPolicy, where: str) -> str | None:
+    expires = manifest.expires
+    if expires is None or parse_moment(expires) > current_time():
+        return None
+    rule = policy.rule_for(manifest.identity.namespace, manifest.identity.name)
+    if wanted.digest is None and not rule.ignore_expiry:
+        raise Expired(
+            f"{where} expired at {expires}, so a newer release may be held back",
+            fix="pull a newer release, or name this one by its digest: "
+            f"{manifest.identity.namespace}/{manifest.identity.name}@sha256:…",
+        )
+    return f"{where} expired at {expires}"

@@ -1,0 +1,100 @@
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from adapter_folders import write_adapter
+
+
+@pytest.fixture
+def adapter(edgelora) -> str:
+    write_adapter(Path("adapter"), name="alice/decimals")
+    return "adapter"
+
+
+def test_a_release_is_signed_pushed_trusted_and_pulled(edgelora, adapter):
+    assert edgelora("keys", "new", "ops").out.startswith("ops  ed25519  sha256:")
+    signed = edgelora("sign", adapter, "--as", "acme/decimals@1.0.0", "--key", "ops", "--json").document
+    assert (signed["reference"], signed["added"], signed["release_sequence"]) == ("acme/decimals@1.0.0", 1, 1)
+    assert edgelora("push", adapter, "acme/decimals@1.0.0").exit_code == 0
+    told = edgelora("keys", "trust", "ops", "--namespace", "acme")
+    assert told.out.splitlines()[1] == "acme: 1 of 1 keys must sign"
+    ran = edgelora("pull", "acme/decimals", "--require-signature")
+    assert (ran.exit_code, ran.err) == (0, "") and ran.out.splitlines()[-1] == "  signed by ops"
+    assert "signed by ops (trusted)" in edgelora("verify", "acme/decimals").out
+    assert edgelora("keys", "list").out.splitlines()[1].split()[:4] == ["ops", "ed25519", "acme", "yes"]
+
+
+def test_an_unsigned_adapter_is_refused_with_exit_6(edgelora, adapter):
+    edgelora("push", adapter, "acme/decimals@1.0.0")
+    ran = edgelora("pull", "acme/decimals", "--require-signature", "--json")
+    assert (ran.exit_code, ran.document["error"]["id"]) == (6, "unsigned")
+    ran = edgelora("verify", adapter, "--require-signature", "--json")
+    assert (ran.exit_code, ran.document["error"]["id"]) == (6, "unsigned")
+    assert edgelora("verify", adapter).exit_code == 0
+
+
+def test_two_signers_and_a_policy_file_for_a_gateway(edgelora, adapter):
+    for name in ("one", "two"):
+        edgelora("keys", "new", name, "--type", "p256")
+        edgelora("keys", "trust", name, "--namespace", "alice", "--trust-policy", "gateway.yaml")
+    edgelora(
+        "keys", "trust", "two", "--namespace", "alice", "--threshold", "2", "--trust-policy", "gateway.yaml"
+    )
+    edgelora("sign", adapter, "--key", "one")
+    ran = edgelora("verify", adapter, "--trust-policy", "gateway.yaml", "--json")
+    assert (ran.exit_code, ran.document["error"]["id"]) == (6, "signature-untrusted")
+    edgelora("sign", adapter, "--key", "two")
+    os.rename(Path(os.environ["EDGELORA_HOME"], "config/keys"), "elsewhere")
+    assert edgelora("verify", adapter, "--trust-policy", "gateway.yaml").exit_code == 0
+    two = edgelora("keys", "list", "--trust-policy", "gateway.yaml", "--json").document["keys"][0]
+    assert two["trusted_for"] == ["alice"] and not two["can_sign"]
+    revoked = edgelora(
+        "keys", "revoke", two["fingerprint"], "--reason", "lost", "--trust-policy", "gateway.yaml"
+    )
+    assert revoked.out == f"{two['fingerprint']} is revoked\n"
+    ran = edgelora("verify", adapter, "--trust-policy", "gateway.yaml", "--json")
+    assert (ran.exit_code, ran.document["error"]["id"]) == (6, "key-revoked")
+
+
+def test_a_stranger_who_signed_is_warned_of(edgelora, adapter):
+    edgelora("keys", "new", "ops")
+    edgelora("sign", adapter, "--key", "ops")
+    ran = edgelora("verify", adapter)
+    assert ran.exit_code == 0 and "a key you do not trust for this adapter" in ran.err
+    assert "signed by ops (known)" in ran.out
+
+
+def test_an_encrypted_key_opens_with_its_passphrase(edgelora, adapter, monkeypatch):
+    assert edgelora("keys", "new", "ops", "--encrypt").exit_code == 2
+    monkeypatch.setenv("EDGELORA_KEY_PASSPHRASE", "correct horse")
+    assert edgelora("keys", "new", "ops", "--encrypt").exit_code == 0
+    pem = Path(os.environ["EDGELORA_HOME"], "config/keys/private/ops.pem")
+    assert b"ENCRYPTED" in pem.read_bytes() and stat.S_IMODE(pem.stat().st_mode) == 0o600
+    assert edgelora("sign", adapter, "--key", "ops").exit_code == 0
+    copy = edgelora("keys", "new", "copy", "--from", str(pem), "--json").document
+    assert [key["fingerprint"] for key in edgelora("keys", "list", "--json").document["keys"]] == [
+        copy["fingerprint"]
+    ]
+    monkeypatch.setenv("EDGELORA_KEY_PASSPHRASE", "wrong")
+    ran = edgelora("sign", adapter, "--key", "ops", "--json")
+    assert (ran.exit_code, ran.document["error"]["id"]) == (3, "key-invalid")
+
+
+def test_what_says_nothing_alone_is_refused(edgelora, adapter):
+    edgelora("keys", "new", "ops")
+    assert edgelora("sign", adapter, "--key", "ops", "--sequence", "3").exit_code == 2
+    ran = edgelora("sign", adapter, "--key", "obs", "--json")
+    assert (ran.exit_code, ran.document["error"]["id"]) == (4, "key-not-found")
+    ran = edgelora("keys", "trust", "obs", "--namespace", "a", "--json")
+    assert (ran.exit_code, ran.document["error"]["fix"]) == (4, "use one of ops")
+
+
+def test_an_older_release_asked_for_by_name_is_told(edgelora, adapter):
+    edgelora("push", adapter, "acme/decimals@1.0.0")
+    write_adapter(Path("newer"), seed=2)
+    edgelora("push", "newer", "acme/decimals@1.1.0")
+    edgelora("pull", "acme/decimals")
+    ran = edgelora("pull", "acme/decimals@1.0.0")
+    assert ran.exit_code == 0
+    assert "warning: acme/decimals@1.0.0 is release 1; release 2 (1.1.0) was seen before" in ran.err

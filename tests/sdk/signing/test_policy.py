@@ -1,0 +1,138 @@
+"""The trust policy is one small file, read strictly, and edited by two commands."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+from signers import ed25519, p256, policy
+
+from edgelora.errors import KeyNotFound, MissingFile, TrustPolicyError
+from edgelora.locations import config_dir
+from edgelora.signing import (
+    NamedKey,
+    TrustPolicy,
+    fingerprint_named,
+    key_named,
+    new_key,
+    parse_policy,
+    read_policy,
+    revoke,
+    trust,
+)
+
+KEY = ed25519("one").public
+DER = base64.b64encode(KEY.der).decode()
+OTHER = p256("two").public.fingerprint
+
+
+def test_without_a_file_nothing_is_required_and_nobody_is_trusted() -> None:
+    found = read_policy()
+    assert found == TrustPolicy()
+    assert not found.rule_for("alice", "decimals").require_signature
+
+
+def test_a_file_that_was_named_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingFile, match="no trust policy"):
+        read_policy(tmp_path / "none.yaml")
+    monkeypatch.setenv("EDGELORA_TRUST_POLICY", str(tmp_path / "none.yaml"))
+    with pytest.raises(MissingFile, match="no trust policy"):
+        read_policy()
+
+
+def test_the_longer_scope_wins() -> None:
+    text = f"""
+    keys: {{"{KEY.fingerprint}": {{public_key: {DER}}}}}
+    default: {{require_signature: true}}
+    namespaces:
+      alice: {{keys: ["{KEY.fingerprint}"]}}
+      alice/open: {{require_signature: false}}
+    """
+    found = parse_policy(text, "it")
+    assert found.rule_for("alice", "decimals").keys == (KEY.fingerprint,)
+    assert not found.rule_for("alice", "open").require_signature
+    assert found.rule_for("bob", "x").require_signature
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "fix"),
+    [
+        ("namespace: {}", "unknown key 'namespace'", "did you mean 'namespaces'?"),
+        (
+            "namespaces: {a: {treshold: 2}}",
+            "unknown key 'namespaces.a.treshold'",
+            "did you mean 'threshold'?",
+        ),
+        ("keys: {x: {public_key: a}}", "keys.x", "correct"),
+        (f"keys: {{'{OTHER}': {{public_key: {DER}}}}}", f"is the key {KEY.fingerprint}", "correct"),
+        (f"keys: {{'{OTHER}': {{public_key: bm8}}}}", "is no key in base64", "correct"),
+        (f"namespaces: {{a: {{keys: ['{OTHER}']}}}}", "which is not under keys", "correct"),
+        ("namespaces: {A: {}}", "neither a namespace nor ns/name", "correct"),
+        ("namespaces: {a/b/c: {}}", "neither a namespace nor ns/name", "correct"),
+        (
+            f"keys: {{'{KEY.fingerprint}': {{public_key: {DER}}}}}\n"
+            f"namespaces: {{a: {{keys: ['{KEY.fingerprint}'], threshold: 2}}}}",
+            "threshold is 2, and there are 1 keys",
+            "correct",
+        ),
+        (
+            f"keys: {{'{KEY.fingerprint}': {{public_key: {DER}}}}}\n"
+            f"namespaces: {{a: {{keys: ['{KEY.fingerprint}', '{KEY.fingerprint}']}}}}",
+            "a key is named twice",
+            "correct",
+        ),
+        ("default: {}\ndefault: {}", "given twice", "correct that line"),
+        ("a: [", "not valid YAML", "correct that line"),
+        ("[]", "valid dictionary", "correct"),
+    ],
+)
+def test_a_wrong_policy_is_refused_with_what_was_meant(text: str, problem: str, fix: str) -> None:
+    with pytest.raises(TrustPolicyError, match=problem) as caught:
+        parse_policy(text, "it")
+    assert caught.value.fix.startswith(fix) and caught.value.exit_code == 3
+
+
+def test_trusting_a_key_writes_a_policy_that_says_so() -> None:
+    changed = trust(NamedKey("ops", KEY, can_sign=False), ["alice", "bob/x"])
+    assert read_policy() == changed
+    assert changed.rule_for("bob", "x").require_signature
+    two = trust(NamedKey("two", p256("two").public, can_sign=False), ["alice"], threshold=2)
+    assert (two.rule_for("alice", "d").threshold, len(two.rule_for("alice", "d").keys)) == (2, 2)
+    text = (config_dir() / "trust.yaml").read_text()
+    assert text.startswith("# Whose signatures count.") and DER in text
+
+
+def test_trusting_more_signers_than_there_are_is_refused() -> None:
+    with pytest.raises(TrustPolicyError, match="threshold is 2, and there are 1 keys"):
+        trust(NamedKey("ops", KEY, can_sign=False), ["alice"], threshold=2)
+    assert not (config_dir() / "trust.yaml").exists()
+
+
+def test_revoking_needs_no_key_at_hand(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    assert fingerprint_named(OTHER, file) == OTHER
+    revoke(OTHER, "lost", policy=file)
+    revoke(KEY.fingerprint, policy=file)
+    found = read_policy(file)
+    assert found.revoked[OTHER].reason == "lost" and KEY.fingerprint in found.revoked
+    with pytest.raises(KeyNotFound):
+        fingerprint_named("nobody", file)
+
+
+def test_a_key_is_named_by_file_name_or_fingerprint(tmp_path: Path) -> None:
+    file = tmp_path / "ops.pem"
+    file.write_bytes(KEY.pem)
+    private = tmp_path / "private.pem"
+    private.write_bytes(ed25519("one").pem())
+    mine = new_key("mine").public
+    assert key_named(str(file)).public == key_named(str(private)).public == KEY
+    assert key_named("mine").public == key_named(mine.fingerprint).public == mine
+    trust(key_named(str(file)), ["alice"])
+    assert key_named(KEY.fingerprint).name == "ops"
+
+
+def test_requiring_signatures_changes_who_must_sign_not_who_counts() -> None:
+    found = policy(ed25519("one"), require_signature=False).requiring_signatures()
+    assert found.rule_for("alice", "x").require_signature and found.default.require_signature
+    assert found.rule_for("alice", "x").keys == (KEY.fingerprint,)
