@@ -131,9 +131,7 @@ def filled(kind):
 def test_factors_that_the_forward_does_not_add_are_noticed():
     layer = filled(Louder)
     assert not factors_are_exact(layer)
-    with pytest.raises(
-        ExportUnsupported, match="this layer are not what its forward computes"
-    ):
+    with pytest.raises(ExportUnsupported, match="this layer are not what its forward computes"):
         merge_into(layer, layer.base.dequantize())
 
 
