@@ -8,49 +8,42 @@ import os
 import re
 import secrets
 import shutil
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edgelora.about import About
 from edgelora.card import model_card
+from edgelora.engine.component import component_of, dtype_of, native_shape, peft_shape
 from edgelora.engine.data import Dataset
 from edgelora.engine.inject import adapter_tensors
 from edgelora.engine.peft_format import CONFIG_NAME, WEIGHTS_NAME, peft_config, to_peft
-from edgelora.engine.published import PeftForm, peft_form
+from edgelora.engine.published import peft_form
 from edgelora.errors import NonFiniteLoss
 from edgelora.files import disk_full_is_an_error, fsync_dir, make_dirs, publish_directory
 from edgelora.manifest import (
     MANIFEST_NAME,
     UNPUBLISHED,
     Base,
-    Component,
-    DerivativeRef,
     DerivedFrom,
     EvaluationEntry,
     Identity,
     Manifest,
-    PartRef,
-    PluginRef,
     Runtime,
     Security,
     Task,
     Training,
     TrainingDataset,
     Use,
-    decimal_text,
     describe_files,
     manifest_bytes,
     tree_digest,
 )
-from edgelora.manifest.components import Dtype
 from edgelora.manifest.tensors import summarize_tensors
 from edgelora.plan import Plan
 from edgelora.protocols import Measurement
@@ -109,14 +102,14 @@ def _write(
         _write_json(staging / CONFIG_NAME, config)
         tensors = to_peft(form.tensors)
         _save(tensors, staging / WEIGHTS_NAME)
-        shape = _peft_shape(form, config)
+        shape = peft_shape(form, config)
     else:
         tensors = adapter_tensors(layers)
         _save(tensors, staging / NATIVE_NAME)
-        shape = _native_shape(layers, plan, record)
+        shape = native_shape(layers, plan, record.rank_pattern)
     if plan.recipe.skip_modules:
         shape["skipModules"] = list(plan.recipe.skip_modules)
-    component = _component(plan, shape, sorted(os.listdir(staging)), _dtype(tensors))
+    component = component_of(plan, shape, sorted(os.listdir(staging)), dtype_of(tensors))
     evaluation = _evaluation(record.base_measurements, "base") + _evaluation(record.measurements, "adapter")
     card = model_card(
         title=f"{plan.derivative} adapter for {record.base.repo}",
@@ -183,62 +176,6 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
     path.chmod(0o644)
 
 
-def _peft_shape(form: PeftForm, config: Mapping[str, Any]) -> dict[str, Any]:
-    shape = {
-        "r": config["r"],
-        "alpha": _alpha(config["lora_alpha"]),
-        "rankPattern": config["rank_pattern"],
-        "alphaPattern": {site: _alpha(alpha) for site, alpha in config["alpha_pattern"].items()},
-        "targetModules": sorted(form.ranks),
-        "useRslora": False,
-    }
-    return shape | ({"peftSettings": dict(form.settings)} if form.settings else {})
-
-
-def _native_shape(layers: Mapping[str, nn.Module], plan: Plan, record: RunRecord) -> dict[str, Any]:
-    options = plan.parts["adapter"].options.model_dump(mode="json")
-    return {
-        "r": options["rank"],
-        "alpha": _alpha(options["alpha"]),
-        "rankPattern": dict(record.rank_pattern),
-        "targetModules": sorted(layers),
-        "taskNames": list(plan.tasks),
-    }
-
-
-def _dtype(tensors: Mapping[str, Tensor]) -> Dtype:
-    """That of most elements."""
-    elements: Counter[Dtype] = Counter()
-    for tensor in tensors.values():
-        elements["BF16" if tensor.dtype == torch.bfloat16 else "F32"] += tensor.numel()
-    return elements.most_common(1)[0][0]
-
-
-def _component(plan: Plan, shape: dict[str, Any], files: list[str], dtype: Dtype) -> Component:
-    origin = plan.origin
-    return Component(
-        id="main",
-        derivative=DerivativeRef(
-            name=plan.derivative,
-            paper=origin.derivative.paper or None,
-            plugin=PluginRef(name=origin.plugin, distribution=origin.distribution),
-        ),
-        parts={
-            kind: PartRef(
-                name=part.name,
-                plugin=part.plugin,
-                distribution=part.distribution,
-                version=part.version,
-                options=part.options.model_dump(mode="json"),
-            )
-            for kind, part in plan.parts.items()
-        },
-        config=shape,
-        files=tuple(files),
-        dtype=dtype,
-    )
-
-
 def _training(plan: Plan, record: RunRecord) -> Training:
     settings = plan.recipe.train
     return Training(
@@ -290,10 +227,6 @@ def flush_files(folder: Path) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     fsync_dir(folder)
-
-
-def _alpha(alpha: float) -> int | str:
-    return int(alpha) if float(alpha).is_integer() else decimal_text(alpha)
 
 
 def _name(text: str) -> str:
