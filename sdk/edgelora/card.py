@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import yaml
 
-from edgelora.manifest import Base, Component, EvaluationEntry
+from edgelora.card_front import front_matter
+from edgelora.manifest import Base, Component, EvaluationEntry, TrainingDataset
 
 
 def model_card(
@@ -18,6 +17,7 @@ def model_card(
     license: str,
     languages: tuple[str, ...],
     peft: bool,
+    datasets: tuple[TrainingDataset, ...] = (),
 ) -> str:
     """Markdown with the Hub's front matter.
 
@@ -29,19 +29,20 @@ def model_card(
         license: SPDX expression.
         languages: BCP 47 tags.
         peft: Whether stock PEFT can load the adapter.
+        datasets: What it was trained on.
     """
-    front: dict[str, Any] = {
-        "base_model": base.repo,
-        "base_model_relation": "adapter",
-        "library_name": "peft" if peft else "edgelora",
-        "license": "other" if license.startswith("LicenseRef-") else license.lower(),
-        "pipeline_tag": "text-generation",
-        "tags": ["edgelora", component.derivative.name, "lora"],
-    }
-    if languages:
-        front["language"] = list(languages)
+    front = front_matter(
+        title=title,
+        base=base,
+        derivative=component.derivative.name,
+        evaluation=evaluation,
+        datasets=datasets,
+        license=license,
+        languages=languages,
+        peft=peft,
+    )
     return (
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {title}\n\n"
+        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n\n# {title}\n\n"
         f"An adapter for `{base.repo}` ({base.architecture}), trained with {_how(component)}.\n\n"
         f"The base is recognised by its weights: `{base.tensors_digest}`.\n\n"
         f"{_table(evaluation)}## Use\n\n"

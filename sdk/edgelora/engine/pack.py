@@ -119,6 +119,7 @@ def _write(
         license=plan.recipe.about.license,
         languages=plan.recipe.about.languages,
         peft=form is not None,
+        datasets=_training(plan, record).datasets,
     )
     (staging / "README.md").write_text(card, encoding="utf-8")
     files = describe_files(staging)
