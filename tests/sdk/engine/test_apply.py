@@ -286,7 +286,7 @@ def test_weights_changed_after_the_check_are_refused(trained, tiny_base, registr
         weights.write_bytes(bytes(data))
         return manifest
 
-    monkeypatch.setattr("edgelora.engine.apply.check", check_then_change)
+    monkeypatch.setattr("edgelora.engine.apply.check_trusted", check_then_change)
     with pytest.raises(DigestMismatch):
         load_adapted(str(folder), registry, base=str(tiny_base))
 
