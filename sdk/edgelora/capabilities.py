@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -142,15 +143,33 @@ class ParameterGroups(Protocol):
         ...
 
 
-@runtime_checkable
-class Exportable(Protocol):
-    """Is not one low-rank product, and yet PEFT's LoRA layer computes it under some setting.
+@dataclass(frozen=True, slots=True)
+class PeftLayer:
+    """One layer as PEFT's LoRA layer holds it: all that stock PEFT needs to compute the same.
 
-    Its ``state_dict`` holds what PEFT's holds, by PEFT's names less ``.weight``; its scaling is alpha / rank.
+    Attributes:
+        tensors: By their names in PEFT's file, after the site's: ``"lora_A.weight"`` (rank, in),
+            ``"lora_B.weight"`` (out, rank), and what ``settings`` bring: ``"lora_magnitude_vector"`` (out,).
+            Each is what the layer's own ``state_dict`` has under that name, less ``.weight``: a published
+            adapter is loaded from them.
+        rank: PEFT's ``r``.
+        alpha: PEFT's ``lora_alpha``; its scaling is alpha / rank.
+        settings: Fields of PEFT's ``LoraConfig`` besides rank, alpha and targets: ``{"use_dora": True}``. The
+            same for all layers of an adapter.
     """
 
-    def peft_settings(self) -> dict[str, Any]:
-        """Fields of PEFT's ``LoraConfig`` besides rank, alpha and targets: ``{"use_dora": True}``."""
+    tensors: Mapping[str, Tensor]
+    rank: int
+    alpha: float
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """Is not one low-rank product, and yet PEFT's LoRA layer computes it under some setting."""
+
+    def peft_layer(self) -> PeftLayer:
+        """The layer as PEFT holds it, with its present values."""
         ...
 
 
@@ -158,8 +177,11 @@ class Exportable(Protocol):
 class StockQuantization(Protocol):
     """A quantizer whose bases transformers makes by itself; adapters over others are not for stock PEFT."""
 
-    def quantization_config(self) -> dict[str, Any] | None:
-        """Fields of transformers' ``BitsAndBytesConfig``; None for a base that is not quantized."""
+    def quantization_config(self) -> Mapping[str, Any] | None:
+        """Fields of transformers' ``BitsAndBytesConfig`` that make the same base.
+
+        Empty for a base that is not quantized; None where transformers cannot make what these options make.
+        """
         ...
 
 

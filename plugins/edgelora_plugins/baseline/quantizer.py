@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,9 @@ class Unquantized:
         """Share the weight, frozen."""
         return FrozenLinear.of(linear)
 
-    def quantization_config(self) -> None:
-        """Not quantized."""
+    def quantization_config(self) -> dict[str, Any]:
+        """Empty: transformers keeps them too."""
+        return {}
 
     def restore(
         self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int], dtype: torch.dtype

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgelora.capabilities import PeftLayer
 from edgelora.layers import FrozenLinear, LowRankPair
 from edgelora.layers.authoring import SiteAdapter
 from edgelora.protocols import Site
@@ -58,9 +59,14 @@ class DoraLinear(LowRankPair):
         norm = direction.norm(dim=1).clamp_min(SMALLEST_NORM)
         return ((self.lora_magnitude_vector.float() / norm)[:, None] * direction).to(weight.dtype)
 
-    def peft_settings(self) -> dict[str, Any]:
+    def peft_layer(self) -> PeftLayer:
         """PEFT's LoRA computes the same with ``use_dora``."""
-        return {"use_dora": True}
+        tensors = {
+            "lora_A.weight": self.lora_A,
+            "lora_B.weight": self.lora_B,
+            "lora_magnitude_vector": self.lora_magnitude_vector,
+        }
+        return PeftLayer(tensors, self.rank, self.scaling * self.rank, {"use_dora": True})
 
     @torch.no_grad()
     def norm(self) -> Tensor:

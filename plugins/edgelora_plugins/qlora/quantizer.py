@@ -6,19 +6,25 @@ from typing import Any
 
 from edgelora.layers.nf4 import FourBitQuantizer
 
+STOCK_BLOCK_SIZE = 64
+
 
 class NormalFloat4(FourBitQuantizer):
     """NF4: the 16 levels are quantiles of a normal distribution. arXiv:2305.14314, section 3."""
 
     kind = "nf4"
 
-    def quantization_config(self) -> dict[str, Any]:
-        """The same codes by transformers and bitsandbytes, where ``block_size`` is their 64."""
-        return {
+    def quantization_config(self) -> dict[str, Any] | None:
+        """The same codes by transformers and bitsandbytes, which know no other blocks than those of 64."""
+        if self.options.block_size != STOCK_BLOCK_SIZE:
+            return None
+        config = {
             "load_in_4bit": True,
             "bnb_4bit_quant_type": self.kind,
             "bnb_4bit_use_double_quant": self.options.double_quantization,
         }
+        compute = self.options.compute_dtype
+        return config if compute == "auto" else config | {"bnb_4bit_compute_dtype": compute}
 
 
 class Float4(NormalFloat4):

@@ -51,15 +51,12 @@ def peft_config(form: PeftForm, model: nn.Module, plan: Plan, base: str) -> dict
 
 
 def to_peft(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by PEFT's names: its factors are modules, with a weight each; all else are parameters."""
-    return {
-        f"{_PREFIX}{name}.weight" if name.endswith((".lora_A", ".lora_B")) else f"{_PREFIX}{name}": tensor
-        for name, tensor in tensors.items()
-    }
+    """Tensors of a `PeftForm` by their names in PEFT's file."""
+    return {f"{_PREFIX}{name}": tensor for name, tensor in tensors.items()}
 
 
 def from_peft(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inverse of `to_peft`: tensors as ``"<site>.<name>"``."""
+    """Tensors of PEFT's file by the names that layers have for them: ``"<site>.lora_A"``."""
     return {name.removeprefix(_PREFIX).removesuffix(".weight"): tensor for name, tensor in tensors.items()}
 
 

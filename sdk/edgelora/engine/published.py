@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from edgelora import __version__
-from edgelora.capabilities import Additive, Exportable, LowRank, Prunable, StockQuantization, TaskAware
+from edgelora.capabilities import (
+    Additive,
+    Exportable,
+    LowRank,
+    PeftLayer,
+    Prunable,
+    StockQuantization,
+    TaskAware,
+)
 from edgelora.engine.inject import adapter_tensors
 from edgelora.layers import factors_are_exact
 from edgelora.layers.authoring import SiteAdapter
@@ -31,7 +39,8 @@ class PeftForm:
     """An adapter as PEFT's LoRA holds it.
 
     Attributes:
-        tensors: ``"<site>.lora_A"`` (rank, in), ``"<site>.lora_B"`` (out, rank) and what ``settings`` bring.
+        tensors: ``"<site>.lora_A.weight"`` (rank, in), ``"<site>.lora_B.weight"`` (out, rank) and what
+            ``settings`` bring.
         ranks: By site.
         alphas: By site; the scaling is alpha / rank.
         settings: Fields of ``LoraConfig`` besides; empty for plain LoRA.
@@ -46,7 +55,7 @@ class PeftForm:
 @torch.no_grad()
 def peft_form(layers: Mapping[str, nn.Module], plan: Plan) -> PeftForm | None:
     """The adapter in PEFT's form; None where stock PEFT would compute something else on this base."""
-    if not isinstance(plan.build("quantizer"), StockQuantization):
+    if not has_stock_base(plan):
         return None
     routed = [layer for layer in layers.values() if isinstance(layer, TaskAware)]
     if routed and len(plan.tasks) > 1:
@@ -58,6 +67,12 @@ def peft_form(layers: Mapping[str, nn.Module], plan: Plan) -> PeftForm | None:
     if all(isinstance(layer, Exportable) for layer in layers.values()):
         return _with_settings(layers)
     return None
+
+
+def has_stock_base(plan: Plan) -> bool:
+    """Whether transformers makes the plan's base by itself, without the quantizer's plugin."""
+    quantizer = plan.build("quantizer")
+    return isinstance(quantizer, StockQuantization) and quantizer.quantization_config() is not None
 
 
 def is_plain_lora(component: Component, weights_name: str) -> bool:
@@ -113,15 +128,20 @@ def _plain(factors: Mapping[str, Factors]) -> PeftForm:
         }
     tensors = {}
     for site, each in kept.items():
-        tensors |= {f"{site}.lora_A": each.A, f"{site}.lora_B": each.B}
+        tensors |= {f"{site}.lora_A.weight": each.A, f"{site}.lora_B.weight": each.B}
     ranks = {site: len(each.A) for site, each in kept.items()}
     return PeftForm(tensors, ranks, {site: each.scaling * ranks[site] for site, each in kept.items()}, {})
 
 
 def _with_settings(layers: Mapping[str, Any]) -> PeftForm | None:
-    settings = [layer.peft_settings() for layer in layers.values()]
-    if any(each != settings[0] for each in settings):
+    held: dict[str, PeftLayer] = {site: layer.peft_layer() for site, layer in layers.items()}
+    settings = [dict(each.settings) for each in held.values()]
+    tensors = {
+        f"{site}.{name}": tensor for site, each in held.items() for name, tensor in each.tensors.items()
+    }
+    # `apply` loads the layers from this form; what does not name all they hold cannot bring them back.
+    names = {name.removesuffix(".weight") for name in tensors}
+    if any(each != settings[0] for each in settings) or names != adapter_tensors(layers).keys():
         return None
-    ranks = {site: len(layer.lora_A) for site, layer in layers.items()}
-    alphas = {site: layer.scaling * ranks[site] for site, layer in layers.items()}
-    return PeftForm(adapter_tensors(layers), ranks, alphas, settings[0])
+    ranks = {site: each.rank for site, each in held.items()}
+    return PeftForm(tensors, ranks, {site: each.alpha for site, each in held.items()}, settings[0])

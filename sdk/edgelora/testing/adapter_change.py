@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgelora.capabilities import Additive, LowRank, Mergeable
+from edgelora.capabilities import Additive, Exportable, LowRank, Mergeable
+from edgelora.engine.published import has_stock_base, peft_form
 from edgelora.layers import FrozenLinear, merge_into
 from edgelora.testing.adapter_bench import AdapterBench
 from edgelora.testing.check import require, skip
@@ -87,6 +89,41 @@ class ChangeChecks(AdapterBench):
                         merged = functional.linear(x, folded, bias)
                     self._require_close(merged - plain, y - plain, y, where)
 
+    def test_stock_peft_computes_what_is_published(self) -> None:
+        """Where a stranger would load it with PEFT, PEFT's LoRA layer computes what the layer computes."""
+        forms = {self.over(subject): peft_form(subject.layers, subject.plan) for subject in self.trained()}
+        if not any(forms.values()):
+            self._require_no_claim()
+            skip("it is not published in PEFT's form: stock PEFT refuses it, and is not compared")
+        if not find_spec("peft"):
+            skip("peft is not installed: what stock PEFT computes of it is not compared")
+        from edgelora.testing.stock_peft import peft_output
+
+        for subject in self.trained():
+            form = forms[self.over(subject)]
+            subject.model.eval()
+            for site, (x, y) in subject.observe(subject.batch()).items() if form else ():
+                if form and site in form.ranks:
+                    base = subject.base_of(site)
+                    with torch.no_grad():
+                        stock = peft_output(form, site, plain_copy(base), x)
+                        plain = base(x)
+                    where = f"{self.over(subject)} what stock PEFT computes for {site}"
+                    self._require_close(stock - plain, y - plain, y, where)
+
+    def _require_no_claim(self) -> None:
+        """Layers that are Exportable are published in that form, over a base that strangers can make."""
+        for subject in self.trained():
+            for site, layer in subject.layers.items() if has_stock_base(subject.plan) else ():
+                if isinstance(layer, Exportable) and not subject.routed:
+                    held = layer.peft_layer()
+                    require(
+                        False,
+                        f"peft_layer() of {site} names {', '.join(held.tensors)} with {dict(held.settings)}: "
+                        "its tensors must be those of the layer's state_dict (its names, less '.weight'), "
+                        "and the settings the same in all layers",
+                    )
+
     def _require_close(self, found: Tensor, expected: Tensor, scale: Tensor, where: str) -> None:
         far = float((found.float() - expected.float()).norm())
         most = 1e-3 * float(expected.norm()) + 1e-6 * float(scale.norm())
@@ -95,6 +132,16 @@ class ChangeChecks(AdapterBench):
             f"{where} is not what the forward computes: off by {far:.2e}, where the change is "
             f"{float(expected.norm()):.2e}; make both follow from the same parameters",
         )
+
+
+def plain_copy(base: FrozenLinear) -> nn.Linear:
+    """A plain linear that computes what a frozen one does."""
+    with torch.no_grad():
+        made = nn.Linear(base.in_features, base.out_features, bias=base.bias is not None)
+        made.weight.copy_(base.dequantize(dtype=torch.float32))
+        if base.bias is not None:
+            made.bias.copy_(base.bias)
+    return made
 
 
 def can_merge(layer: nn.Module) -> bool:

@@ -56,7 +56,7 @@ ADAPTERS = {
     "mtlora": {"derivative": "mtlora", "adapter": {"rank": 4, "task_rank": 2}},
     "iec": {"derivative": "irqlora", "quantizer": "nf4", "adapter": {"rank": 4}},
     "rslora": {"derivative": "rslora", "adapter": {"rank": 8}},
-    "qlora": {"derivative": "qlora", "quantizer": {"block_size": 32}},
+    "qlora": {"derivative": "qlora", "quantizer": {"double_quantization": False}},
     "fp4": {"derivative": "qlora", "quantizer": "fp4"},
     # Published with rank 40, were it not for k_proj, which is 32 wide.
     "wide": {"derivative": "olora", "adapter": {"rank": 20}},

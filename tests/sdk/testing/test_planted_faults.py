@@ -1,6 +1,7 @@
 """Each check of the kit fails on a plugin with just that fault."""
 
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -78,6 +79,29 @@ def test_the_fault_of_a_whole_plugin_is_found(environment, check):
     number = list(PLUGINS).index(check)
     result = run_check(type("Whole", (PluginConformance,), {"plugin": f"whole{number}"}), check)
     assert result.outcome == "failed", result
+
+
+SOUND = [("adapter", "SoundlyExported"), ("quantizer", "Inexpressible")]
+"""Parts out of the ordinary, without a fault."""
+
+
+@pytest.mark.parametrize(("kind", "name"), SOUND)
+def test_a_sound_part_out_of_the_ordinary_passes_every_check(environment, kind, name):
+    sound = checked(kind, name)
+    assert [
+        each for each in map(partial(run_check, sound), check_names(sound)) if each.outcome == "failed"
+    ] == []
+
+
+def test_stock_peft_is_asked_where_an_adapter_is_published_for_it(environment):
+    for name in ("sound", "soundlyexported"):
+        assert run_check(checked("adapter", name), "stock_peft_computes_what_is_published").outcome == "ok"
+
+
+def test_without_peft_the_report_says_that_it_was_not_asked(environment, monkeypatch):
+    monkeypatch.setattr("edgelora.testing.adapter_change.find_spec", lambda name: None)
+    result = run_check(checked("adapter", "sound"), "stock_peft_computes_what_is_published")
+    assert result.outcome == "skipped" and "peft is not installed" in result.detail
 
 
 def test_a_scheduler_over_its_budget_is_found(environment):
