@@ -27,7 +27,8 @@ COLOURS = {"ok": "green", "failed": "red", "skipped": "yellow"}
     examples="""
     edgelora plugins check lora
     edgelora plugins check litmus --set litmus.samples=5
-    edgelora plugins check mine --skip "starts as the base=it starts at a decomposition"
+    edgelora plugins check mine --kit mine.steps=40
+    edgelora plugins check mine --skip "it starts as the base=it starts at a decomposition"
     edgelora plugins check mine --json
     """,
 )
@@ -40,6 +41,14 @@ COLOURS = {"ok": "green", "failed": "red", "skipped": "yellow"}
     help="Check a part with another option than its default (repeatable).",
 )
 @click.option(
+    "--kit",
+    "settings",
+    multiple=True,
+    metavar="PART.SETTING=VALUE",
+    help="Another setting of the kit for a part: steps, budget, quantizers, learning_rate, "
+    "largest_relative_error, tolerance, tasks or quantizer, by kind (repeatable).",
+)
+@click.option(
     "--skip",
     "skipped",
     multiple=True,
@@ -47,20 +56,28 @@ COLOURS = {"ok": "green", "failed": "red", "skipped": "yellow"}
     help="Leave a check out, of all parts or as PART.CHECK, with the reason for the report (repeatable).",
 )
 @click.pass_context
-def check(ctx: click.Context, name: str, changes: tuple[str, ...], skipped: tuple[str, ...]) -> None:
+def check(
+    ctx: click.Context,
+    name: str,
+    changes: tuple[str, ...],
+    settings: tuple[str, ...],
+    skipped: tuple[str, ...],
+) -> None:
     """Run the conformance kit on every part of the plugin NAME.
 
     Exit code 10 when a check fails.
     """
-    options, reasons = _parse_options(changes), _parse_reasons(skipped)
+    options, kit = _parse_changes(changes, "--set"), _parse_changes(settings, "--kit")
+    reasons = _parse_reasons(skipped)
     plugin = _installed(name)
     started = time.perf_counter()
-    _refuse_unknown_parts(plugin, options)
+    _refuse_unknown_parts(plugin, {"--set": options, "--kit": kit})
     _refuse_unknown_checks(reasons)
+    _refuse_unknown_settings(plugin, kit)
     sections = []
-    for title, checked in _checked(plugin, options):
+    for title, checked in _checked(plugin, options, kit):
         note(f"checking {title}")
-        sections.append(Section(title, tuple(_run(checked, reasons))))
+        sections.append(Section(title, tuple(_run(checked, reasons)), _settings(checked)))
     report = Report(plugin, tuple(sections), time.perf_counter() - started)
     emit(report.document(), report.text())
     if report.failed:
@@ -73,6 +90,18 @@ class Section:
 
     title: str
     results: tuple[CheckResult, ...]
+    settings: Mapping[str, Any]
+
+    def lines(self) -> Iterator[str]:
+        """The title, what it was checked with, and a line for each check; the same cause is told once."""
+        yield style(self.title, bold=True)
+        if told := [f"{name} {value}" for name, value in self.settings.items()]:
+            yield f"  checked with {', '.join(told)}"
+        first: dict[str, str] = {}
+        for result in self.results:
+            earlier = first.setdefault(result.detail, result.sentence)
+            again = result.outcome == "failed" and earlier != result.sentence
+            yield _line(result, f"as {earlier!r}" if again else result.detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +132,7 @@ class Report:
         """One line per check."""
         lines = []
         for section in self.sections:
-            lines += [style(section.title, bold=True), *map(_line, section.results), ""]
+            lines += [*section.lines(), ""]
         counts = self.counts
         summary = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
         return "\n".join([*lines, f"{sum(counts.values())} checks in {self.seconds:.0f} s: {summary}"])
@@ -115,7 +144,11 @@ class Report:
             "distribution": self.plugin.distribution,
             "version": self.plugin.version,
             "checked": [
-                {"what": section.title, "checks": [asdict(result) for result in section.results]}
+                {
+                    "what": section.title,
+                    "settings": dict(section.settings),
+                    "checks": [asdict(result) for result in section.results],
+                }
                 for section in self.sections
             ],
             **self.counts,
@@ -135,9 +168,10 @@ def _failure(report: Report) -> GateFailed:
     from edgelora.errors import GateFailed
 
     failed = report.failed
+    more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
     return GateFailed(
         f"plugin {report.plugin.name!r} fails {len(failed)} of {sum(report.counts.values())} checks: "
-        f"{'; '.join(failed)}",
+        f"{'; '.join(failed[:3])}{more}",
         fix="do what the FAILED lines of the report say, then run it again",
     )
 
@@ -149,14 +183,24 @@ def _tell(report: Report) -> int:
     return failure.exit_code
 
 
-def _line(result: CheckResult) -> str:
+def _line(result: CheckResult, detail: str) -> str:
     word = result.outcome.upper() if result.outcome == "failed" else result.outcome
-    told = {"ok": f" ({result.detail})" if result.detail else ""}.get(result.outcome, f": {result.detail}")
+    told = {"ok": f" ({detail})" if detail else ""}.get(result.outcome, f": {detail}")
     return f"  {style(word.ljust(7), fg=COLOURS[result.outcome])}  {result.sentence}{told}"
 
 
+def _settings(checked: type[PluginConformance]) -> dict[str, Any]:
+    """Options and settings of the kit that are not the kit's own, the plugin's included."""
+    from edgelora.testing import changed_settings
+
+    found = changed_settings(checked)
+    return {**found.pop("options", {}), **found}
+
+
 def _checked(
-    plugin: PluginStatus, options: Mapping[str, Mapping[str, Any]]
+    plugin: PluginStatus,
+    options: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[tuple[str, type[PluginConformance]]]:
     """What to check: the plugin, then each part, without what was checked with the plugin."""
     import torch
@@ -169,7 +213,8 @@ def _checked(
     yield f"plugin {plugin.name} ({origin})", type("Checked", (PluginConformance,), {"plugin": plugin.name})
     for found in plugin.parts:
         title = f"{found.kind.replace('_', ' ')} {found.part.name}"
-        yield title, conformance_of(found, options=options.get(found.part.name, {}))
+        kit = settings.get(found.part.name, {})
+        yield title, conformance_of(found, options=options.get(found.part.name, {}), **kit)
 
 
 def _run(checked: type[PluginConformance], reasons: Mapping[str, str]) -> Iterator[CheckResult]:
@@ -197,13 +242,26 @@ def _installed(name: str) -> PluginStatus:
     return found[name]
 
 
-def _refuse_unknown_parts(plugin: PluginStatus, options: Mapping[str, Any]) -> None:
+def _refuse_unknown_parts(plugin: PluginStatus, changes: Mapping[str, Mapping[str, Any]]) -> None:
     names = [found.part.name for found in plugin.parts]
-    if strange := [name for name in options if name not in names]:
-        offered = ", ".join(names) or "none"
-        raise click.UsageError(
-            f"--set: plugin {plugin.name} offers no part {strange[0]!r}; it offers {offered}"
-        )
+    for option, parts in changes.items():
+        if strange := [name for name in parts if name not in names]:
+            offered = ", ".join(names) or "none"
+            raise click.UsageError(
+                f"{option}: plugin {plugin.name} offers no part {strange[0]!r}; it offers {offered}"
+            )
+
+
+def _refuse_unknown_settings(plugin: PluginStatus, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    from edgelora.testing import CONFORMANCE, settings_of
+
+    for found in plugin.parts:
+        known = [name for name in settings_of(CONFORMANCE[found.kind]) if name != "options"]
+        if strange := [name for name in settings.get(found.part.name, {}) if name not in known]:
+            kind = found.kind.replace("_", " ")
+            raise click.UsageError(
+                f"--kit: a {kind} has no setting {strange[0]!r}; it has {', '.join(known) or 'none'}"
+            )
 
 
 def _refuse_unknown_checks(reasons: Iterable[str]) -> None:
@@ -216,20 +274,21 @@ def _refuse_unknown_checks(reasons: Iterable[str]) -> None:
         raise click.UsageError(f"--skip: there is no check {strange[0].replace('_', ' ')!r}{hint}")
 
 
-def _parse_options(changes: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _parse_changes(changes: Iterable[str], option: str) -> dict[str, dict[str, Any]]:
     import yaml
 
-    options: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for change in changes:
         place, equals, value = change.partition("=")
-        part, dot, option = place.strip().partition(".")
-        if not (equals and dot and part and option):
-            raise click.UsageError(f"--set {change!r} is not of the form PART.OPTION=VALUE")
+        part, dot, name = place.strip().partition(".")
+        if not (equals and dot and part and name):
+            form = {"--set": "PART.OPTION=VALUE", "--kit": "PART.SETTING=VALUE"}[option]
+            raise click.UsageError(f"{option} {change!r} is not of the form {form}")
         try:
-            options.setdefault(part, {})[option] = yaml.safe_load(value)
+            found.setdefault(part, {})[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise click.UsageError(f"--set {change!r}: {value!r} is no value in YAML") from error
-    return options
+            raise click.UsageError(f"{option} {change!r}: {value!r} is no value in YAML") from error
+    return found
 
 
 def _parse_reasons(skipped: Iterable[str]) -> dict[str, str]:

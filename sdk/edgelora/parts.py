@@ -40,6 +40,8 @@ class Part:
         starts_elsewhere: Of an adapter: why a model does not compute what its base does when training starts;
             empty where it does.
         needs: Abilities the adapter of the plan must have, as ``"Prunable" -> reason``.
+        kit: Settings with which the conformance kit checks it, where its tiny model and few steps ask for
+            others than the kit's: ``{"options": {"every": 1}, "steps": 20}``. Reports show them.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Part:
     refuses: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     needs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     starts_elsewhere: str = ""
+    kit: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,11 @@ def edgelora_rank_schedulers() -> Iterable[Part]:
         summary="prunes the rank components that matter least, down to a budget for all sites",
         paper=PAPER,
         needs={"Prunable": "it switches rank components off one by one"},
+        kit={
+            "options": {"target_rank": 2, "warmup_steps": 0, "final_steps": 2, "every": 1},
+            # Two at each of the 14 sites of the kit's model.
+            "budget": 28,
+        },
     )
 
 

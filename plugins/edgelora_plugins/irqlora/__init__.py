@@ -19,6 +19,7 @@ def edgelora_quantizers() -> Iterable[Part]:
         options="edgelora_plugins.irqlora.options:CalibrationOptions",
         summary="NF4 with each block moved to where its codes have the highest entropy",
         paper=PAPER,
+        kit={"options": {"search_steps": 10}},
     )
 
 

@@ -13,4 +13,5 @@ def edgelora_evaluators() -> Iterable[Part]:
         target="edgelora_plugins.litmus.metrics:Litmus",
         options="edgelora_plugins.litmus.options:LitmusOptions",
         summary="decimals on held-out pairs; versions and sequences retained; Fibonacci, memorised",
+        kit={"options": {"samples": 4}},
     )

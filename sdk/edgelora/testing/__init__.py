@@ -13,6 +13,7 @@ from edgelora.testing.part import PartConformance
 from edgelora.testing.plugin import PluginConformance
 from edgelora.testing.quantizer import QuantizerConformance
 from edgelora.testing.rank_scheduler import RankSchedulerConformance
+from edgelora.testing.setting import changed_settings, settings_of
 
 __all__ = [
     "CONFORMANCE",
@@ -24,8 +25,10 @@ __all__ = [
     "PluginConformance",
     "QuantizerConformance",
     "RankSchedulerConformance",
+    "changed_settings",
     "check_names",
     "conformance_of",
     "run_check",
     "run_checks",
+    "settings_of",
 ]

@@ -20,6 +20,9 @@ from edgelora.testing.check import require, skip
 from edgelora.testing.compare import bits_differ, distance
 from edgelora.testing.subject import Subject, checkpointed
 
+BFLOAT16_STEP = 2.0**-8
+"""Relative distance of neighbours in bfloat16: what rounding an adapter to it may move the start."""
+
 
 class AdapterConformance(ChangeChecks):
     """An adapter of an installed plugin.
@@ -42,17 +45,23 @@ class AdapterConformance(ChangeChecks):
         """
         if reason := self.found().part.starts_elsewhere:
             skip(f"it starts elsewhere: {reason}")
-        for subject in self.subjects():
+        for subject in (*self.subjects(), self._in_half()):
             if isinstance(subject.adapter, WantsSource):
                 self._require_start_nearer_to_the_source(subject)
                 continue
+            most = BFLOAT16_STEP if subject.plan.recipe.train.adapter_dtype == "bfloat16" else 1e-5
             for task, logits in subject.start_logits.items():
                 far = distance(logits, subject.base_logits)
                 require(
-                    far <= 1e-5,
+                    far <= most,
                     f"{self.over(subject, task)} the start is {far:.2e} from the base; let the change "
                     "start at zero, subtract the start beside the base, or give Part(starts_elsewhere=...)",
                 )
+
+    def _in_half(self) -> Subject:
+        """A model whose adapter is kept in bfloat16, that never learned."""
+        (plan,) = [each for each in self.plans_otherwise() if each.recipe.train.adapter_dtype == "bfloat16"]
+        return self.keep("start in half", lambda: self.fresh_subject(plan))
 
     def _require_start_nearer_to_the_source(self, subject: Subject) -> None:
         source = SourceWeights(tiny.base_folder())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,10 +17,12 @@ from edgelora.engine.pack import RunRecord, pack
 from edgelora.errors import CombinationError, EdgeloraError
 from edgelora.manifest.base_identity import identify_base
 from edgelora.plan import Plan
+from edgelora.plan.options import options_model
 from edgelora.testing import tiny
 from edgelora.testing.check import skip
 from edgelora.testing.fresh import FreshProcess, Packed
 from edgelora.testing.part import PartConformance
+from edgelora.testing.setting import setting
 from edgelora.testing.subject import Subject, make_subject
 
 STEPS = 3
@@ -31,12 +35,16 @@ class AdapterBench(PartConformance):
         quantizers: Bases to try; those that are not installed, or that the adapter refuses, are left out.
     """
 
-    quantizers: ClassVar[tuple[str, ...]] = ("baseline:none", "qlora:nf4")
-    learning_rate: ClassVar[float] = 1e-2
+    quantizers: ClassVar[tuple[str, ...]] = setting(("baseline:none", "qlora:nf4"))
+    learning_rate: ClassVar[float] = setting(1e-2)
 
     def plans(self, dtype: str = "float32") -> list[Plan]:
         """One for each base the adapter can work on."""
         return self.keep(("plans", dtype), lambda: self._make_plans(dtype))
+
+    def plans_otherwise(self) -> list[Plan]:
+        """Over the first base, each with one thing that recipes may choose otherwise."""
+        return self.keep("otherwise", self._make_plans_otherwise)
 
     def subjects(self, dtypes: tuple[str, ...] = ("float32",)) -> Iterator[Subject]:
         """Adapted models that never learned."""
@@ -47,8 +55,8 @@ class AdapterBench(PartConformance):
                 )
 
     def trained(self) -> Iterator[Subject]:
-        """Adapted models after three steps."""
-        for plan in self.plans():
+        """Adapted models after three steps, some of them trained otherwise than by default."""
+        for plan in (*self.plans(), *self.plans_otherwise()):
             yield self.keep(("trained", self._name(plan)), lambda plan=plan: self._train(plan))
 
     def fresh_subject(self, plan: Plan) -> Subject:
@@ -80,23 +88,38 @@ class AdapterBench(PartConformance):
                 skip(f"its layers are not {ability.__name__}")
 
     def _make_plans(self, dtype: str) -> list[Plan]:
-        found, registry = self.found(), self.registry()
-        tasks = tiny.TASKS if "TaskAware" in found.part.abilities else ("main",)
-        installed = {each.qualified_name for each in registry.parts("quantizer")}
+        installed = {each.qualified_name for each in self.registry().parts("quantizer")}
         plans, refusals = [], []
         for quantizer in self.quantizers:
             if quantizer not in installed:
                 continue
-            adapter = {"name": found.qualified_name, **tiny.SMALL, **self.options}
-            train = {"dtype": dtype, "learning_rate": self.learning_rate}
-            parts = {"quantizer": quantizer, "adapter": adapter, "train": train}
             try:
-                plans.append(tiny.plan_with(registry, found, parts, tasks=tasks))
+                plans.append(self._make_plan(quantizer, {}, {"dtype": dtype}))
             except CombinationError as refusal:
                 refusals.append(refusal.problem)
         if not plans:
             skip("; ".join(refusals) or f"none of {', '.join(self.quantizers)} is installed")
         return plans
+
+    def _make_plans_otherwise(self) -> list[Plan]:
+        quantizer = self.plans()[0].parts["quantizer"]
+        choices: list[tuple[dict[str, Any], dict[str, Any]]] = [({}, {"adapter_dtype": "bfloat16"})]
+        if find_spec("bitsandbytes"):
+            choices.append(({}, {"optimizer": "adamw-8bit"}))
+        if "dropout" in options_model(self.found()).model_fields:
+            choices.append(({"dropout": 0.1}, {}))
+        name = f"{quantizer.plugin}:{quantizer.name}"
+        return [self._make_plan(name, options, train) for options, train in choices]
+
+    def _make_plan(self, quantizer: str, options: Mapping[str, Any], train: Mapping[str, Any]) -> Plan:
+        found = self.found()
+        parts = {
+            "quantizer": quantizer,
+            "adapter": {"name": found.qualified_name, **tiny.SMALL, **self.options, **options},
+            "train": {"learning_rate": self.learning_rate, **train},
+        }
+        tasks = tiny.TASKS if "TaskAware" in found.part.abilities else ("main",)
+        return tiny.plan_with(self.registry(), found, parts, tasks=tasks)
 
     def _train(self, plan: Plan) -> Subject:
         subject = make_subject(plan)
@@ -130,14 +153,20 @@ class AdapterBench(PartConformance):
         return packed, failures
 
     def _place(self, subject: Subject) -> Path:
-        quantizer = subject.plan.parts["quantizer"].name
-        found = self.found()
-        return tiny.folder() / f"{found.plugin}-{found.part.name}-{quantizer}-{id(type(self)):x}" / "adapter"
+        found, case = self.found(), re.sub(r"\W+", "-", self._name(subject.plan))
+        return tiny.folder() / f"{found.plugin}-{found.part.name}-{case}-{id(type(self)):x}" / "adapter"
 
     @staticmethod
     def _name(plan: Plan) -> str:
-        quantizer = plan.parts["quantizer"].name
-        return "over the plain base" if quantizer == "none" else f"over {quantizer}"
+        quantizer, train = plan.parts["quantizer"].name, plan.recipe.train
+        told = ["over the plain base" if quantizer == "none" else f"over {quantizer}"]
+        if train.adapter_dtype != "float32":
+            told.append(f"adapter_dtype {train.adapter_dtype}")
+        if train.optimizer != "adamw":
+            told.append(train.optimizer)
+        if dropout := plan.parts["adapter"].options.model_dump().get("dropout"):
+            told.append(f"dropout {dropout}")
+        return ", ".join(told)
 
 
 def _record(subject: Subject) -> RunRecord:

@@ -25,15 +25,30 @@ class Conformance:
         cls._kept, cls._notes = {}, {}
 
     def keep(self, key: Any, make: Callable[[], Made]) -> Made:
-        """What ``make`` returned the first time, for all checks of this class; a failure is not kept."""
+        """What ``make`` returned the first time, for all checks of this class.
+
+        What it raised the first time is raised again: what takes long fails once.
+        """
         if key not in self._kept:
-            self._kept[key] = make()
-        made: Made = self._kept[key]
-        return made
+            try:
+                self._kept[key] = make()
+            # Whatever it is, it is raised; SystemExit too, which a plugin may cause.
+            except (Exception, SystemExit) as error:
+                self._kept[key] = _Raised(error)
+        made = self._kept[key]
+        if isinstance(made, _Raised):
+            raise made.error
+        kept: Made = made
+        return kept
 
     def note(self, check: str, text: str) -> None:
         """Add a measured value to the line of a check in the report."""
         self._notes[check] = text
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    error: BaseException
 
 
 def require(holds: object, message: str) -> None:

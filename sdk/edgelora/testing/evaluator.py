@@ -6,6 +6,7 @@ import dataclasses
 import math
 import random
 import re
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -18,35 +19,57 @@ from edgelora.testing import tiny
 from edgelora.testing.check import require
 from edgelora.testing.compare import bits_differ
 from edgelora.testing.part import PartConformance
+from edgelora.testing.setting import setting
 from edgelora.testing.subject import Subject, make_subject
 
-QUANTIZER = "qlora:nf4"
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)+")
 
 
 class EvaluatorConformance(PartConformance):
-    """An evaluator of an installed plugin. Give slow ones smaller ``options``."""
+    """An evaluator of an installed plugin. Give slow ones smaller ``options``.
+
+    Attributes:
+        quantizer: Of the base to measure over, as recipes name it; left empty, the first of the evaluator's
+            own plugin, else the first of ``quantizers`` that is installed.
+    """
 
     kind: ClassVar[Kind] = "evaluator"
+    quantizer: ClassVar[str] = setting("")
+    quantizers: ClassVar[tuple[str, ...]] = ("qlora:nf4", "baseline:none")
 
     def subject(self) -> Subject:
-        """A model with an adapter that changes what it computes."""
-        return self.keep("subject", self._make_subject)
+        """A model over a quantized base, with an adapter that changes what it computes."""
+        return self.keep("subject", lambda: self._make_subject(self._quantizer(), "float32"))
 
-    def _make_subject(self) -> Subject:
+    def subjects(self) -> Iterator[tuple[str, Subject]]:
+        """The same, and one whose base is in bfloat16 and not quantized, each with how messages name it."""
+        yield "", self.subject()
+        half = self.keep("half", lambda: self._make_subject("baseline:none", "bfloat16"))
+        yield "over a base in bfloat16, ", half
+
+    def _quantizer(self) -> str | dict[str, Any]:
+        if self.quantizer:
+            return self.quantizer
+        found = {each.qualified_name: each for each in self.registry().parts("quantizer")}
+        own = [name for name, each in found.items() if each.plugin == self.found().plugin]
+        first = next(name for name in (*own, *self.quantizers) if name in found)
+        return {"name": first, **found[first].part.kit.get("options", {})}
+
+    def _make_subject(self, quantizer: str | dict[str, Any], dtype: str) -> Subject:
         adapter = tiny.companion(self.registry(), self.found())
-        parts: dict[str, Any] = {"evaluators": [{"name": self.found().qualified_name, **self.options}]}
-        # Over a quantized base, so that there is something to measure for evaluators of codes too.
-        if any(each.qualified_name == QUANTIZER for each in self.registry().parts("quantizer")):
-            parts["quantizer"] = QUANTIZER
+        parts: dict[str, Any] = {
+            "evaluators": [{"name": self.found().qualified_name, **self.options}],
+            "quantizer": quantizer,
+            "train": {"dtype": dtype},
+        }
         made = make_subject(tiny.plan_with(self.registry(), adapter, parts, tasks=tiny.TASKS))
         made.train(2)
         made.model.eval()
         return made
 
-    def evaluation(self, **changes: Any) -> Evaluation:
+    def evaluation(self, subject: Subject | None = None, **changes: Any) -> Evaluation:
         """What the engine hands over, held-out rows of two tasks included."""
-        subject = self.subject()
+        subject = subject or self.subject()
         rows = subject.dataset.held_out
         run = Evaluation(
             model=subject.model,
@@ -80,6 +103,12 @@ class EvaluatorConformance(PartConformance):
             self.measured(), "nothing was measured on an adapted model with held-out rows; return something"
         )
 
+    def test_it_works_over_a_base_in_bfloat16(self) -> None:
+        """Unquantized, as most models are trained: it measures there too, or nothing."""
+        for where, subject in self.subjects():
+            run = self.evaluation(subject)
+            require_measurements(self._safely(run, where or "over a quantized base, "), where)
+
     def test_its_names_say_what_was_measured(self) -> None:
         """Keys are ``<task>.<metric>`` or ``<suite>.<row>``."""
         wrong = [name for name in self.measured() if not _NAME.fullmatch(name)]
@@ -105,48 +134,57 @@ class EvaluatorConformance(PartConformance):
 
     def test_the_random_state_is_left_as_found(self) -> None:
         """Python's and torch's: an evaluation on the way must not change the training after it."""
-        run = self.evaluation()
-        before = random.getstate(), torch.get_rng_state()
-        self.measure(run)
-        same = before[0] == random.getstate() and torch.equal(before[1], torch.get_rng_state())
-        random.setstate(before[0])
-        torch.set_rng_state(before[1])
-        require(
-            same, "the global random state changed; use random.Random(run.seed) and torch.Generator instead"
-        )
+        for where, subject in self.subjects():
+            run = self.evaluation(subject)
+            before = random.getstate(), torch.get_rng_state()
+            self.measure(run)
+            same = before[0] == random.getstate() and torch.equal(before[1], torch.get_rng_state())
+            random.setstate(before[0])
+            torch.set_rng_state(before[1])
+            require(
+                same,
+                f"{where}the global random state changed; use random.Random(run.seed) and torch.Generator "
+                "instead",
+            )
 
     def test_the_mode_is_left_as_found(self) -> None:
         """Training or evaluation, module by module, also where they are mixed."""
-        model = self.subject().model
-        for training in (True, False):
-            model.train(training)
-            # One that differs from the rest, which a train() of the whole model would lose.
-            next(iter(self.subject().layers.values())).train(not training)
-            before = [module.training for module in model.modules()]
-            self.measure(self.evaluation())
-            after = [module.training for module in model.modules()]
-            model.eval()
-            require(
-                before == after,
-                "modules are in another mode than before; remember which were training, and restore those",
-            )
+        for where, subject in self.subjects():
+            for training in (True, False):
+                subject.model.train(training)
+                # One that differs from the rest, which a train() of the whole model would lose.
+                next(iter(subject.layers.values())).train(not training)
+                before = [module.training for module in subject.model.modules()]
+                self.measure(self.evaluation(subject))
+                after = [module.training for module in subject.model.modules()]
+                subject.model.eval()
+                require(
+                    before == after,
+                    f"{where}modules are in another mode than before; remember which were training, and "
+                    "restore those",
+                )
 
     def test_the_weights_are_left_as_found(self) -> None:
         """Every bit of the model, what may learn, and no gradients left behind."""
-        model = self.subject().model
-        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        may_learn = [parameter.requires_grad for parameter in model.parameters()]
-        self.measure(self.evaluation())
-        different = bits_differ(before, model.state_dict())
-        model.load_state_dict(before, strict=False)
-        require(not different, f"{different} changed; put weights back as they were, or measure a copy")
-        require(
-            may_learn == [parameter.requires_grad for parameter in model.parameters()],
-            "which parameters may learn changed; restore requires_grad",
-        )
-        left = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
-        model.zero_grad(set_to_none=True)
-        require(not left, f"gradients are left in {', '.join(left[:3])}; measure under torch.no_grad()")
+        for where, subject in self.subjects():
+            model = subject.model
+            before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            may_learn = [parameter.requires_grad for parameter in model.parameters()]
+            self.measure(self.evaluation(subject))
+            different = bits_differ(before, model.state_dict())
+            model.load_state_dict(before, strict=False)
+            require(
+                not different, f"{where}{different} changed; put weights back as they were, or measure a copy"
+            )
+            require(
+                may_learn == [parameter.requires_grad for parameter in model.parameters()],
+                f"{where}which parameters may learn changed; restore requires_grad",
+            )
+            left = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+            model.zero_grad(set_to_none=True)
+            require(
+                not left, f"{where}gradients are left in {', '.join(left[:3])}; measure under torch.no_grad()"
+            )
 
     def test_it_works_without_held_out_rows(self) -> None:
         """Recipes need not hold anything out: measure what needs no rows, or nothing."""

@@ -24,7 +24,11 @@ CONFORMANCE: dict[Kind, type[PartConformance]] = {
 
 
 def conformance_of(found: FoundPart, **attributes: Any) -> type[PartConformance]:
-    """The kit's class for an installed part, with other class attributes such as ``options``."""
-    members: Mapping[str, Any] = {"part": found.qualified_name, **attributes}
+    """The kit's class for an installed part, with other class attributes such as ``options``.
+
+    Options are added to those that the part's descriptor gives the kit.
+    """
+    options = {**found.part.kit.get("options", {}), **attributes.get("options", {})}
+    members: Mapping[str, Any] = {"part": found.qualified_name, **attributes, "options": options}
     kind: type[PartConformance] = type(f"Check{found.part.name}", (CONFORMANCE[found.kind],), dict(members))
     return kind

@@ -14,6 +14,7 @@ from edgelora.protocols import LossCombiner, Measurement, TrainingRun
 from edgelora.testing.check import require
 from edgelora.testing.compare import impurity, same_bits, same_state
 from edgelora.testing.part import PartConformance
+from edgelora.testing.setting import setting
 
 AUX = "aux.model.layers.0.self_attn.q_proj.orthogonality"
 STEPS = 4
@@ -27,7 +28,7 @@ class LossCombinerConformance(PartConformance):
     """
 
     kind: ClassVar[Kind] = "loss_combiner"
-    tasks: ClassVar[tuple[str, ...]] = ("first", "second")
+    tasks: ClassVar[tuple[str, ...]] = setting(("first", "second"))
 
     def combiner(self) -> LossCombiner:
         """A fresh one, attached."""
@@ -36,8 +37,14 @@ class LossCombinerConformance(PartConformance):
         return made
 
     def losses(self, step: int = 0) -> dict[str, Tensor]:
-        """A loss for each task that falls from step to step, and an auxiliary one; all want gradients."""
-        values = {f"task.{task}": (2.0 + n) / (1 + step) for n, task in enumerate(self.tasks)}
+        """A loss for each task, ever smaller, and an auxiliary one; all want gradients.
+
+        Which task is the worst changes from step to step, so that each is at some step.
+        """
+        count = len(self.tasks)
+        values = {
+            f"task.{task}": (2.0 + (n + step) % count) / (1 + step) for n, task in enumerate(self.tasks)
+        }
         return leaves({**values, AUX: 0.5})
 
     def test_the_loss_is_a_finite_scalar(self) -> None:

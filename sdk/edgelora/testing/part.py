@@ -13,6 +13,7 @@ from edgelora.plan.part import PlannedPart, plan_part
 from edgelora.registry.status import FoundPart
 from edgelora.testing.check import require, skip
 from edgelora.testing.plugin import PluginConformance, is_one_line
+from edgelora.testing.setting import setting, settings_of
 
 UNKNOWN_OPTION = "surely_no_option_of_any_part"
 
@@ -28,7 +29,7 @@ class PartConformance(PluginConformance):
 
     kind: ClassVar[Kind]
     part: ClassVar[str] = ""
-    options: ClassVar[Mapping[str, Any]] = {}
+    options: ClassVar[Mapping[str, Any]] = setting({})
 
     def found(self) -> FoundPart:
         """The part and where it comes from."""
@@ -51,6 +52,18 @@ class PartConformance(PluginConformance):
         """It stands in ``edgelora plugins list``."""
         summary = self.found().part.summary
         require(is_one_line(summary), f"summary is {summary!r}; write Part(summary=...) of one line")
+
+    def test_its_settings_of_the_kit_are_known(self) -> None:
+        """``Part.kit`` names attributes of the kit's class, and options of the part."""
+        kit, known = self.found().part.kit, settings_of(type(self))
+        unknown = [name for name in kit if name not in known]
+        require(not unknown, f"kit names {', '.join(unknown)}, no settings; there are {', '.join(known)}")
+        fields = options_model(self.found()).model_fields
+        strange = [name for name in kit.get("options", {}) if name not in fields]
+        require(
+            not strange,
+            f"kit names {', '.join(strange)}, no options; there are {', '.join(fields) or 'none'}",
+        )
 
     def test_every_option_is_documented(self) -> None:
         """Each field has a description."""

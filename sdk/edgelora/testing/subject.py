@@ -148,6 +148,8 @@ class Subject:
         nn.utils.clip_grad_norm_(own.values(), 1.0)
         hooks.get("before_update", _nothing)(step)
         optimizer.step()
+        # As the engine does: kernels of bitsandbytes write without telling autograd.
+        torch.autograd.graph.increment_version(list(own.values()))
         hooks.get("after_update", _nothing)(step)
         optimizer.zero_grad(set_to_none=True)
 

@@ -112,7 +112,7 @@ def plan_with(
         "rank_scheduler": "baseline:constant",
         "loss_combiner": "baseline:sum",
         "evaluators": [],
-        "adapter": {"name": adapter.qualified_name, **SMALL},
+        "adapter": {"name": adapter.qualified_name, **SMALL, **adapter.part.kit.get("options", {})},
         "out": str(folder() / "run"),
     }
     return make_plan(make_recipe({**document, **parts}), registry)

@@ -1,0 +1,73 @@
+"""What holds for what a quantizer tells stock tools: they make the same base, or are not told to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgelora.capabilities import StockQuantization
+from edgelora.engine.source import SourceWeights
+from edgelora.protocols import Quantizer
+from edgelora.testing import tiny
+from edgelora.testing.check import require, skip
+from edgelora.testing.compare import distance, impurity
+from edgelora.testing.part import PartConformance
+from edgelora.testing.stock_base import stock_weights
+
+
+class StockChecks(PartConformance):
+    """The part of `QuantizerConformance` that is about `StockQuantization`."""
+
+    def quantizer(self) -> Quantizer:
+        """The object under test."""
+        return self.keep("quantizer", lambda: self.planned().build())
+
+    def test_its_stock_configuration_is_plain(self) -> None:
+        """What transformers is told are fields of ``BitsAndBytesConfig``, as JSON can hold them."""
+        config = self._stock_configuration()
+        defect = impurity(dict(config), "quantization_config()")
+        require(not defect, defect)
+        if config:
+            from transformers import BitsAndBytesConfig
+
+            fields = BitsAndBytesConfig().to_dict()
+            strange = [name for name in config if name not in fields]
+            require(not strange, f"BitsAndBytesConfig has no {', '.join(strange)}; name its own fields")
+
+    def test_transformers_makes_the_same_base(self) -> None:
+        """Told what ``quantization_config()`` says, transformers makes the same weights of the tiny base."""
+        config = self._stock_configuration()
+        if config and not find_spec("bitsandbytes"):
+            skip("bitsandbytes is not installed, by which transformers would make the base")
+        source = SourceWeights(tiny.base_folder())
+        for name, weight in stock_weights(config).items():
+            ours = self.quantizer().quantize(linear_of(source(name).float()), name)
+            far = distance(ours.dequantize(dtype=torch.float32), weight)
+            require(
+                far <= 1e-4,
+                f"told {dict(config)}, transformers makes another {name}, {far:.2e} away: adapters would be "
+                "published for stock PEFT that mean something else there; return None from "
+                "quantization_config() where it cannot make the same base",
+            )
+
+    def _stock_configuration(self) -> Mapping[str, Any]:
+        quantizer: Any = self.quantizer()
+        if not isinstance(quantizer, StockQuantization):
+            skip("it is not StockQuantization: adapters over it are not for stock PEFT")
+        config: Mapping[str, Any] | None = quantizer.quantization_config()
+        if config is None:
+            skip(
+                "transformers cannot make a base with these options, it says: adapters are not for stock PEFT"
+            )
+        return config
+
+
+def linear_of(weight: Tensor) -> nn.Linear:
+    """A frozen linear without bias."""
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    made.weight = nn.Parameter(weight, requires_grad=False)
+    return made
