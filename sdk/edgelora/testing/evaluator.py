@@ -50,10 +50,10 @@ class EvaluatorConformance(PartConformance):
     def _quantizer(self) -> str | dict[str, Any]:
         if self.quantizer:
             return self.quantizer
-        found = {each.qualified_name: each for each in self.registry().parts("quantizer")}
-        own = [name for name, each in found.items() if each.plugin == self.found().plugin]
-        first = next(name for name in (*own, *self.quantizers) if name in found)
-        return {"name": first, **found[first].part.kit.get("options", {})}
+        installed = {each.qualified_name: each for each in self.registry().parts("quantizer")}
+        usual = [installed[name] for name in self.quantizers if name in installed]
+        first = [*tiny.own_parts(self.registry(), self.found(), "quantizer"), *usual][0]
+        return {"name": first.qualified_name, **first.part.kit.get("options", {})}
 
     def _make_subject(self, quantizer: str | dict[str, Any], dtype: str) -> Subject:
         adapter = tiny.companion(self.registry(), self.found())

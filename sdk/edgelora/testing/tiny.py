@@ -16,6 +16,7 @@ from edgelora.engine.base import load_tokenizer, no_progress_bar
 from edgelora.engine.data import Dataset, load_dataset
 from edgelora.errors import CombinationError
 from edgelora.micro.tokenizer import VOCABULARY_SIZE, write_tokenizer
+from edgelora.parts import Kind
 from edgelora.plan import Plan, make_plan
 from edgelora.recipe import make_recipe
 from edgelora.registry import Registry
@@ -125,15 +126,22 @@ def companion(registry: Registry, found: FoundPart) -> FoundPart:
         SkipTest: None is installed.
     """
     needs = set(found.part.needs)
-    able = [each for each in registry.parts("adapter") if needs <= set(each.part.abilities)]
-    able.sort(key=lambda each: (each.plugin != found.plugin, each.qualified_name != "lora:lora"))
-    for adapter in able:
+    offered = [each for each in registry.parts("adapter") if each.plugin != found.plugin]
+    offered.sort(key=lambda each: each.qualified_name != "lora:lora")
+    able = [*own_parts(registry, found, "adapter"), *offered]
+    for adapter in (each for each in able if needs <= set(each.part.abilities)):
         try:
             plan_with(registry, adapter, {})
         except CombinationError:
             continue
         return adapter
     skip(f"no adapter is installed that is {' and '.join(sorted(needs)) or 'usable here'}")
+
+
+def own_parts(registry: Registry, found: FoundPart, kind: Kind) -> list[FoundPart]:
+    """Parts of a kind that the plugin of a part offers, in its own order."""
+    (plugin,) = [status for status in registry.plugins if status.name == found.plugin]
+    return [each for each in plugin.parts if each.kind == kind]
 
 
 def _derivative(registry: Registry, adapter: FoundPart) -> str:

@@ -8,7 +8,16 @@ import torch
 from fake_distributions import FakeEnvironment
 from planted_plugin import ADAPTERS, ANY_PART, COMBINERS, EVALUATORS, QUANTIZERS, SCHEDULERS
 
-from edgelora.testing import CONFORMANCE, PluginConformance, check_names, run_check
+from edgelora.registry import Registry
+from edgelora.testing import (
+    CONFORMANCE,
+    PluginConformance,
+    changed_settings,
+    check_names,
+    conformance_of,
+    run_check,
+)
+from edgelora.testing.quantizer import allowed_error
 
 FAULTS = [
     *(("adapter", name, check) for name, check in ADAPTERS.items()),
@@ -56,7 +65,9 @@ def environment(tmp_path_factory):
 
 
 def checked(kind, name):
-    attributes = {"part": f"planted:{name.lower()}", "quantizers": ("baseline:none",)}
+    attributes = {"part": f"planted:{name.lower()}"}
+    if kind == "adapter":
+        attributes["quantizers"] = ("baseline:none",)
     return type(name, (CONFORMANCE[kind],), attributes)
 
 
@@ -81,7 +92,14 @@ def test_the_fault_of_a_whole_plugin_is_found(environment, check):
     assert result.outcome == "failed", result
 
 
-SOUND = [("adapter", "SoundlyExported"), ("quantizer", "Inexpressible")]
+SOUND = [
+    ("adapter", "SoundlyExported"),
+    ("adapter", "Nested"),
+    ("quantizer", "Inexpressible"),
+    ("quantizer", "two-bits"),
+    ("rank_scheduler", "nests"),
+    ("loss_combiner", "worst-task"),
+]
 """Parts out of the ordinary, without a fault."""
 
 
@@ -104,12 +122,63 @@ def test_without_peft_the_report_says_that_it_was_not_asked(environment, monkeyp
     assert result.outcome == "skipped" and "peft is not installed" in result.detail
 
 
-def test_a_scheduler_over_its_budget_is_found(environment):
-    kind = type("Over", (CONFORMANCE["rank_scheduler"],), {"part": "baseline:constant", "budget": 1})
-    assert run_check(kind, "it_ends_within_its_budget").outcome == "failed"
+@pytest.mark.parametrize(
+    ("name", "check", "reason"),
+    [
+        ("sound", "it_ends_within_its_budget", "promises no budget"),
+        ("sound", "its_rank_pattern_is_what_the_layers_have", "says that no rank was changed"),
+        ("says-of-plain-layers", "its_rank_pattern_is_what_the_layers_have", "its layers are not"),
+    ],
+)
+def test_what_a_scheduler_does_not_promise_is_skipped_with_the_reason(environment, name, check, reason):
+    result = run_check(checked("rank_scheduler", name), check)
+    assert result.outcome == "skipped" and reason in result.detail
+
+
+def test_components_of_nested_layers_are_counted(environment):
+    result = run_check(checked("rank_scheduler", "nests"), "its_rank_pattern_is_what_the_layers_have")
+    assert (result.outcome, result.detail) == ("ok", "14 components in use")
+
+
+def test_a_setting_is_the_test_classes_then_the_parts_then_the_kits(environment):
+    assert checked("rank_scheduler", "sound")().steps == 12
+    assert checked("rank_scheduler", "nests")().steps == 6
+    assert type("Mine", (checked("rank_scheduler", "nests"),), {"steps": 9})().steps == 9
+    assert changed_settings(checked("rank_scheduler", "nests")) == {"budget": 14, "steps": 6}
+
+
+def test_an_evaluator_is_tried_over_a_base_of_its_own_plugin_or_as_it_is_told(environment):
+    assert conformance_of(part_named("irqlora:code-entropy"))()._quantizer()["name"] == "irqlora:nf4-icq"
+    assert conformance_of(part_named("baseline:loss"))()._quantizer()["name"] == "baseline:none"
+    assert conformance_of(part_named("litmus:litmus"))()._quantizer()["name"] == "qlora:nf4"
+    told = conformance_of(part_named("litmus:litmus"), quantizer="qlora:fp4")
+    assert told()._quantizer() == "qlora:fp4"
+
+
+def part_named(name):
+    return Registry.discover().part("evaluator", name)
+
+
+def test_what_takes_long_fails_once(environment):
+    tries = []
+
+    def fail():
+        tries.append(1)
+        raise RuntimeError("slowly")
+
+    checks = type("Slow", (PluginConformance,), {})()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="slowly"):
+            checks.keep("slow", fail)
+    assert len(tries) == 1
+
+
+@pytest.mark.parametrize(("bits", "most"), [(32, 0.06), (8, 0.06), (4.25, 0.158), (2.25, 0.631), (1, 0.7)])
+def test_the_error_of_a_quantizer_is_bounded_by_the_bits_it_stores(bits, most):
+    assert allowed_error(bits) == pytest.approx(most, abs=1e-3)
 
 
 def test_every_check_has_a_planted_fault():
-    found = {check for _, _, check in FAULTS} | set(PLUGINS) | {"it_ends_within_its_budget"}
+    found = {check for _, _, check in FAULTS} | set(PLUGINS)
     every = {name for kind in (PluginConformance, *CONFORMANCE.values()) for name in check_names(kind)}
     assert every - found == set()
