@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := sdk plugins cli tests benchmarks tools examples
-LIGHT := cli tools sdk/edgelora/*.py sdk/edgelora/registry sdk/edgelora/plan sdk/edgelora/manifest sdk/edgelora/conformance sdk/edgelora/store sdk/edgelora/signing sdk/edgelora/transfer sdk/edgelora/bundles \
+LIGHT := cli tools sdk/edgelora/*.py sdk/edgelora/registry sdk/edgelora/plan sdk/edgelora/manifest sdk/edgelora/conformance sdk/edgelora/store sdk/edgelora/signing sdk/edgelora/freshness sdk/edgelora/transfer sdk/edgelora/bundles \
 	sdk/edgelora/micro sdk/edgelora/scaffold plugins/edgelora_plugins/*/__init__.py
 # A caller's PYTHONPATH or user packages must not decide what is tested.
 export PYTHONNOUSERSITE := 1

@@ -33,6 +33,7 @@ COMMANDS = {
     "stores": LazyEntry("stores:stores", "Name the places adapters live in.", SETUP),
     "conformance": LazyEntry("conformance:conformance", "Hold a reader to the specification.", SETUP),
     "keys": LazyEntry("keys:keys", "Make keys to sign with, and say whose to trust.", SETUP),
+    "tuf": LazyEntry("tuf:tuf", "Prove that a mirror is current.", SETUP),
     "doctor": LazyEntry("doctor:doctor", "Check this machine and say what is missing.", SETUP),
     "completion": LazyEntry("completion:completion", "Print shell completion.", SETUP),
 }  # fmt: skip

@@ -56,7 +56,7 @@ def sign(
 
     if reference is None and (sequence, channel, expires) != (None, None, None):
         raise click.UsageError("--sequence, --channel and --expires say nothing without --as")
-    keys = [_open(name) for name in names]
+    keys = [open_key(name) for name in names]
     if reference is not None:
         release_as(folder, reference, sequence=sequence, channel=channel, expires=expires)
     signed = put_signatures(folder, keys)
@@ -76,7 +76,8 @@ def sign(
     note(f"next: edgelora push {folder} {name}")
 
 
-def _open(name: str) -> PrivateKey:
+def open_key(name: str) -> PrivateKey:
+    """A key of the keyring, with its passphrase where it needs one."""
     from edgelora.signing import find_key, open_private
 
     return open_private(name, ask_passphrase(name) if find_key(name).is_locked else None)

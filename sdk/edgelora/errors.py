@@ -366,6 +366,20 @@ class Expired(EdgeloraError):
     exit_code = 6
 
 
+class Freeze(EdgeloraError):
+    """A mirror does not prove that what it offers is current."""
+
+    id = "freeze"
+    exit_code = 6
+
+
+class MixAndMatch(EdgeloraError):
+    """A mirror puts together what its owner did not sign together."""
+
+    id = "mix-and-match"
+    exit_code = 6
+
+
 class Yanked(EdgeloraError):
     """The publisher withdrew this version."""
 

@@ -12,6 +12,8 @@ ONE_IMPORTER = {
     "bitsandbytes": ("sdk/edgelora/layers/nf4.py",),
     # In the conformance kit stock PEFT is an oracle; no job and no command but `plugins check` gets there.
     "peft": ("plugins/edgelora_plugins/peft/", "sdk/edgelora/testing/stock_peft.py"),
+    "tuf": ("sdk/edgelora/freshness/",),
+    "securesystemslib": ("sdk/edgelora/freshness/",),
 }
 HEAVY_PARTS = ("edgelora.engine", "edgelora.layers")
 CONDUCTOR = "sdk/edgelora/run.py"

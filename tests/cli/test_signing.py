@@ -98,3 +98,25 @@ def test_an_older_release_asked_for_by_name_is_told(edgelora, adapter):
     ran = edgelora("pull", "acme/decimals@1.0.0")
     assert ran.exit_code == 0
     assert "warning: acme/decimals@1.0.0 is release 1; release 2 (1.1.0) was seen before" in ran.err
+
+
+def test_a_mirror_proves_that_it_is_current(edgelora, adapter):
+    for name in ("alice", "bob", "release", "gateway"):
+        edgelora("keys", "new", name)
+    edgelora("push", adapter, "acme/decimals@1.0.0", "--to", "./mirror")
+    root = ("--root", "alice", "--root", "bob")
+    made = edgelora("tuf", "init", "./mirror", *root, "--threshold", "2", "--online", "gateway")
+    assert made.exit_code == 0 and made.out.startswith("give readers ")
+    delegated = edgelora(
+        "tuf", "delegate", "./mirror", "acme", "--key", "release", *root, "--online", "gateway", "--json"
+    )
+    assert delegated.document["timestamp"] == 2
+    listed = edgelora("tuf", "publish", "./mirror", "acme", "--key", "release", "--online", "gateway")
+    assert listed.out.splitlines()[0] == "1 releases of acme are listed"
+    assert edgelora("tuf", "trust", "./mirror", "mirror/tuf/1.root.json").exit_code == 0
+    assert edgelora("pull", "acme/decimals", "--from", "./mirror").exit_code == 0
+    assert edgelora("tuf", "refresh", "./mirror", "--online", "gateway", "--days", "30").exit_code == 0
+    write_adapter(Path("newer"), seed=2)
+    edgelora("push", "newer", "acme/decimals@1.1.0", "--to", "./mirror")
+    ran = edgelora("pull", "acme/decimals", "--from", "./mirror", "--json")
+    assert (ran.exit_code, ran.document["error"]["id"]) == (6, "mix-and-match")

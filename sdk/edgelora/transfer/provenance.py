@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from edgelora.errors import DigestMismatch, Expired
+from edgelora.freshness.pinned import check_listed
 from edgelora.manifest import SIGNATURE_NAME, Manifest
 from edgelora.signing.envelope import MAX_ENVELOPE_BYTES
 from edgelora.signing.judge import Judgement, judge
@@ -55,7 +56,7 @@ def examine(
         policy: Whose signatures count.
 
     Raises:
-        EdgeloraError: What `judge` and `refuse_old` find.
+        EdgeloraError: What `judge`, `check_listed` and `refuse_old` find.
         Expired: The publisher gave it a date, and that is past.
         DigestMismatch: The store holds another signature file than it lists.
     """
@@ -63,6 +64,7 @@ def examine(
     signature = read_signature(store, snapshot)
     judgement = judge(data, signature, identity=manifest.identity, policy=policy, where=where)
     release = release_of(manifest, data, store=store, is_signed=judgement.is_trusted)
+    check_listed(wanted, store, snapshot, manifest)
     older = refuse_old(release, wanted, store)
     expired = _refuse_expired(wanted, manifest, policy, where)
     strangers = [

@@ -1,0 +1,149 @@
+"""``edgelora tuf``: signed statements about what a mirror holds now, for its owner and for its readers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgelora_cli.commands import Group
+from edgelora_cli.console import emit
+from edgelora_cli.signatures import open_key
+
+if TYPE_CHECKING:
+    from edgelora.freshness.authoring import Statements, Written
+
+root_option = click.option(
+    "--root", "root", multiple=True, required=True, metavar="NAME", help="An offline key (repeatable)."
+)
+online_option = click.option(
+    "--online", required=True, metavar="NAME", help="The key that states what is current."
+)
+days_option = click.option(
+    "--days", type=click.IntRange(1, 400), default=60, show_default=True, help="How long a statement holds."
+)
+
+
+@click.group(cls=Group, short_help="Prove that a mirror is current.")
+def tuf() -> None:
+    """Prove that a mirror is current (The Update Framework; needs edgelora[tuf]).
+
+    The owner of a mirror signs what it holds; readers who trust its root are then told when a mirror goes
+    back, stands still, or mixes states. Metadata lies in the mirror's folder tuf.
+    """
+
+
+@tuf.command(
+    examples="""
+    edgelora tuf init /srv/mirror --root alice --root bob --threshold 2 --online gateway
+    """
+)
+@click.argument("store")
+@root_option
+@click.option(
+    "--threshold", type=click.IntRange(min=1), default=1, show_default=True, help="Root keys needed."
+)
+@online_option
+@days_option
+def init(store: str, root: tuple[str, ...], threshold: int, online: str, days: int) -> None:
+    """Make the first metadata of the mirror STORE. Keep the root keys offline afterwards."""
+    written = _statements(store, online, days).init([open_key(name) for name in root], threshold=threshold)
+    _emit(written, f"give readers {written.folder / '1.root.json'}, not through the mirror")
+
+
+@tuf.command(
+    examples="""
+    edgelora tuf delegate /srv/mirror acme --key acme-release --root alice --root bob --online gateway
+    """
+)
+@click.argument("store")
+@click.argument("namespace")
+@click.option("--key", "keys", multiple=True, required=True, metavar="NAME|FILE", help="Whose (repeatable).")
+@click.option("--threshold", type=click.IntRange(min=1), default=1, show_default=True, help="Of them needed.")
+@root_option
+@online_option
+@days_option
+def delegate(
+    store: str,
+    namespace: str,
+    keys: tuple[str, ...],
+    threshold: int,
+    root: tuple[str, ...],
+    online: str,
+    days: int,
+) -> None:
+    """Let these keys, and no others, list the releases of NAMESPACE."""
+    from edgelora.signing import key_named
+
+    public = [key_named(key).public for key in keys]
+    signers = [open_key(name) for name in root]
+    written = _statements(store, online, days).delegate(namespace, public, signers, threshold=threshold)
+    _emit(written, f"{namespace} is listed by {threshold} of {len(public)} keys")
+
+
+@tuf.command(
+    examples="""
+    edgelora tuf publish /srv/mirror acme --key acme-release --online gateway
+    """
+)
+@click.argument("store")
+@click.argument("namespace")
+@click.option("--key", "keys", multiple=True, required=True, metavar="NAME", help="Repeatable.")
+@online_option
+@days_option
+def publish(store: str, namespace: str, keys: tuple[str, ...], online: str, days: int) -> None:
+    """List what the mirror holds of NAMESPACE now; to be done after every push, yank and removal."""
+    signers = [open_key(name) for name in keys]
+    written = _statements(store, online, days).publish(namespace, signers)
+    _emit(written, f"{written.releases} releases of {namespace} are listed")
+
+
+@tuf.command(
+    examples="""
+    edgelora tuf refresh /srv/mirror --online gateway --days 30
+    """
+)
+@click.argument("store")
+@online_option
+@days_option
+def refresh(store: str, online: str, days: int) -> None:
+    """State again that what was published is current, before the last statement runs out."""
+    _emit(_statements(store, online, days).refresh(), "what was published is current")
+
+
+@tuf.command(
+    examples="""
+    edgelora tuf trust /srv/mirror 1.root.json
+    """
+)
+@click.argument("store")
+@click.argument("root", type=click.Path(path_type=Path))
+def trust(store: str, root: Path) -> None:
+    """Hold STORE to the metadata that ROOT signs, from the next pull on."""
+    from edgelora.freshness import pin_root
+    from edgelora.store import open_store
+
+    address = open_store(store).address
+    place = pin_root(address, root)
+    emit({"store": address, "root": str(place)}, f"{address} must prove from now on that it is current")
+
+
+def _statements(store: str, online: str, days: int) -> Statements:
+    from edgelora.errors import StoreError
+    from edgelora.freshness import require_extra
+    from edgelora.store import DirectoryStore, open_store
+
+    require_extra()
+    from edgelora.freshness.authoring import Statements
+
+    opened = open_store(store)
+    if not isinstance(opened, DirectoryStore):
+        raise StoreError(f"{opened.address} is no directory", fix="make its metadata where its directory is")
+    return Statements(opened, open_key(online), days=days)
+
+
+def _emit(written: Written, line: str) -> None:
+    document = asdict(written) | {"folder": str(written.folder)}
+    emit(document, f"{line}\n  statement {written.timestamp}, good until {written.expires}")

@@ -1,0 +1,254 @@
+"""Making a mirror's metadata: an offline root, a delegation for each namespace, and a date that is renewed.
+
+Every function writes new files under new numbers first and ``timestamp.json`` last: until then, readers see
+the state before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from securesystemslib.signer import CryptoSigner, SSlibKey
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    Metadata,
+    MetaFile,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
+
+from edgelora.errors import MissingFile, SignatureUntrusted, StoreError, TrustPolicyError
+from edgelora.files import atomic_write, exclusive_lock
+from edgelora.freshness.client import FOLDER, RELEASE, role_of
+from edgelora.manifest import parse_manifest
+from edgelora.signing import PrivateKey, PublicKey
+from edgelora.store import DirectoryStore, Reference, parse_reference
+
+ROOT_DAYS = 365
+FRESH_DAYS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The metadata of a mirror after a change."""
+
+    folder: Path
+    timestamp: int
+    """Its number; it grows with every change."""
+    expires: str
+    """Until when readers take it as current."""
+    releases: int = 0
+    """Listed in the namespace that was published."""
+
+
+class Statements:
+    """The metadata of one mirror, and the key that states what is current.
+
+    Args:
+        store: The mirror.
+        online: The key of ``snapshot`` and ``timestamp``; it is used at every change and renewal.
+        days: How long a statement holds.
+    """
+
+    def __init__(self, store: DirectoryStore, online: PrivateKey, *, days: int = FRESH_DAYS) -> None:
+        store.check_layout()
+        self._store = store
+        self._folder = store.root / FOLDER
+        self._online = online
+        self._days = days
+
+    def init(self, root: Sequence[PrivateKey], *, threshold: int) -> Written:
+        """Make the first root and an empty list of namespaces, both signed by the offline keys.
+
+        Raises:
+            StoreError: The mirror has metadata already.
+            TrustPolicyError: The threshold cannot be met.
+        """
+        with self._locked():
+            if (self._folder / "timestamp.json").exists():
+                raise StoreError(
+                    f"{self._store.address} has signed metadata already",
+                    fix="delegate namespaces in it, or move its folder tuf away first",
+                )
+            if not 1 <= threshold <= len(root):
+                raise TrustPolicyError(
+                    f"{threshold} of {len(root)} root keys cannot sign", fix="name as many keys as must sign"
+                )
+            signed = Root(expires=_in(ROOT_DAYS), consistent_snapshot=True)
+            for role in (Root.type, Targets.type):
+                for key in root:
+                    signed.add_key(_key(key.public), role)
+                signed.roles[role].threshold = threshold
+            for role in (Snapshot.type, Timestamp.type):
+                signed.add_key(_key(self._online.public), role)
+            self._write(Metadata(signed), Root.type, root)
+            self._write(Metadata(Targets(expires=_in(ROOT_DAYS))), Targets.type, root)
+            return self._state({"targets.json": self._meta(Targets.type, 1)})
+
+    def delegate(
+        self, namespace: str, keys: Sequence[PublicKey], root: Sequence[PrivateKey], *, threshold: int = 1
+    ) -> Written:
+        """Let these keys, and no others, list the releases of a namespace.
+
+        Raises:
+            MissingFile: The mirror has no metadata.
+            SignatureUntrusted: Too few of the root's keys sign.
+            TrustPolicyError: The threshold cannot be met.
+        """
+        if not 1 <= threshold <= len(keys):
+            raise TrustPolicyError(
+                f"{threshold} of {len(keys)} keys of {namespace} cannot sign", fix="name more keys"
+            )
+        with self._locked():
+            targets = self._read(Targets.type, Targets)
+            mine = {key.fingerprint.removeprefix("sha256:"): _key(key) for key in keys}
+            role = DelegatedRole(role_of(namespace), list(mine), threshold, True, [f"{namespace}/*/*"])
+            known = targets.signed.delegations or Delegations({}, {})
+            targets.signed.delegations = Delegations(
+                {**known.keys, **mine}, {**(known.roles or {}), role.name: role}
+            )
+            targets.signed.version += 1
+            targets.signed.expires = _in(ROOT_DAYS)
+            self._write(targets, Targets.type, root)
+            _check_signed(self._read(Root.type, Root).signed, Targets.type, targets)
+            meta = dict(self._read(Snapshot.type, Snapshot).signed.meta)
+            meta["targets.json"] = self._meta(Targets.type, targets.signed.version)
+            return self._state(meta)
+
+    def publish(self, namespace: str, signers: Sequence[PrivateKey]) -> Written:
+        """List what the mirror holds of a namespace now: every version, its number, and whether it is yanked.
+
+        Raises:
+            MissingFile: The mirror has no metadata.
+            StoreError: The namespace was delegated to nobody.
+            SignatureUntrusted: Too few of the keys it was delegated to sign.
+        """
+        with self._locked():
+            targets = self._read(Targets.type, Targets)
+            roles = (targets.signed.delegations or Delegations({}, {})).roles or {}
+            role = role_of(namespace)
+            if role not in roles:
+                raise StoreError(
+                    f"the metadata of {self._store.address} delegates {namespace} to nobody",
+                    fix=f"edgelora tuf delegate STORE {namespace} --key NAME --root NAME --online NAME",
+                )
+            meta = dict(self._read(Snapshot.type, Snapshot).signed.meta)
+            before = meta.get(f"{role}.json")
+            signed = Targets(version=before.version + 1 if before else 1, expires=_in(ROOT_DAYS))
+            signed.targets = self._releases(namespace)
+            release = Metadata(signed)
+            self._write(release, role, signers)
+            _check_signed(targets.signed, role, release)
+            meta[f"{role}.json"] = self._meta(role, signed.version)
+            return self._state(meta, len(signed.targets))
+
+    def refresh(self) -> Written:
+        """State again that what was published is current.
+
+        Raises:
+            MissingFile: The mirror has no metadata.
+        """
+        with self._locked():
+            return self._state(dict(self._read(Snapshot.type, Snapshot).signed.meta))
+
+    def _releases(self, namespace: str) -> dict[str, TargetFile]:
+        found = {}
+        for adapter in self._store.list_adapters():
+            reference = parse_reference(adapter)
+            if reference.namespace != namespace:
+                continue
+            yanked = self._store.yanked(namespace, reference.name)
+            for version in self._store.versions(namespace, reference.name):
+                pinned = reference.at(version)
+                file = self._store.resolve(pinned).manifest
+                custom: dict[str, Any] = {"releaseSequence": self._sequence(pinned)}
+                if version in yanked:
+                    custom["yanked"] = yanked[version]
+                path = f"{adapter}/{version}"
+                found[path] = TargetFile(
+                    file.size, {"sha256": file.sha256}, path, {"custom": {RELEASE: custom}}
+                )
+        return found
+
+    def _sequence(self, pinned: Reference) -> int:
+        data = self._store.read_manifest(pinned)
+        return parse_manifest(data, str(pinned)).identity.release_sequence
+
+    def _state(self, meta: dict[str, MetaFile], releases: int = 0) -> Written:
+        """Write the next snapshot of these parts, and the timestamp that makes it the current one."""
+        before = self._number()
+        snapshot = Snapshot(version=before + 1, expires=_in(self._days), meta=meta)
+        self._write(Metadata(snapshot), Snapshot.type, [self._online])
+        pinned = self._meta(Snapshot.type, snapshot.version)
+        timestamp = Timestamp(version=before + 1, expires=_in(self._days), snapshot_meta=pinned)
+        signed = Metadata(timestamp)
+        signed.sign(CryptoSigner(self._online.key, _key(self._online.public)))
+        _check_signed(self._read(Root.type, Root).signed, Timestamp.type, signed)
+        atomic_write(self._folder / "timestamp.json", signed.to_bytes())
+        return Written(self._folder, timestamp.version, f"{timestamp.expires:%Y-%m-%dT%H:%M:%SZ}", releases)
+
+    def _number(self) -> int:
+        path = self._folder / "timestamp.json"
+        return Metadata[Timestamp].from_file(str(path)).signed.version if path.exists() else 0
+
+    def _write(self, metadata: Metadata[Any], role: str, signers: Sequence[PrivateKey]) -> None:
+        metadata.signatures.clear()
+        for signer in signers:
+            metadata.sign(CryptoSigner(signer.key, _key(signer.public)), append=True)
+        atomic_write(self._folder / f"{metadata.signed.version}.{role}.json", metadata.to_bytes())
+
+    def _meta(self, role: str, version: int) -> MetaFile:
+        """With length and digest: parts of other states do not fit."""
+        data = (self._folder / f"{version}.{role}.json").read_bytes()
+        return MetaFile.from_data(version, data, ["sha256"])
+
+    def _read(self, role: str, kind: type[Any]) -> Metadata[Any]:
+        if role == Root.type:
+            numbers = [int(path.name.split(".")[0]) for path in self._folder.glob("*.root.json")]
+            version = max(numbers, default=0)
+        elif role == Snapshot.type:
+            version = self._number()
+        else:
+            version = self._read(Snapshot.type, Snapshot).signed.meta[f"{role}.json"].version
+        path = self._folder / f"{version}.{role}.json"
+        if not path.is_file():
+            raise MissingFile(
+                f"{self._store.address} has no signed metadata",
+                fix="make it: edgelora tuf init STORE --root NAME --online NAME",
+            )
+        return Metadata[kind].from_file(str(path))  # type: ignore[valid-type]
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return exclusive_lock(self._store.root / "locks" / "tuf.lock")
+
+
+def _key(public: PublicKey) -> SSlibKey:
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+    key: Any = load_der_public_key(public.der)
+    return SSlibKey.from_crypto(key, keyid=public.fingerprint.removeprefix("sha256:"))
+
+
+def _in(days: int) -> datetime:
+    return datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
+
+
+def _check_signed(delegator: Any, role: str, metadata: Metadata[Any]) -> None:
+    """Nothing becomes current that a reader would refuse."""
+    try:
+        delegator.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+    except RepositoryError as error:
+        raise SignatureUntrusted(
+            f"the metadata of {role} is not signed by enough of its keys, so nothing is changed: {error}",
+            fix="sign with the keys that it was delegated to",
+        ) from error
