@@ -153,7 +153,7 @@ def _findings(folder: Path, manifest: Manifest) -> Iterator[Finding]:
             problem = f"{path} is code; edgelora never runs it"
             unsafe = UnsafeFile(problem, fix="remove it if nobody needs it")
             yield _finding(path, unsafe, severity="warning")
-    yield from _summary_findings(manifest, list(headers.values()))
+    yield from _summary_findings(manifest, headers)
     for component in manifest.components:
         if misfit := misfit_of(component, headers):
             yield _finding(MANIFEST_NAME, TensorsMismatch(misfit, fix="ask its publisher to pack it again"))
@@ -217,11 +217,11 @@ def _judge(file: BufferedReader, path: str, entry: FileEntry | None) -> dict[str
     return None
 
 
-def _summary_findings(manifest: Manifest, headers: list[dict[str, TensorEntry]]) -> Iterator[Finding]:
-    weights = [entry for entry in manifest.files if entry.media_type == SAFETENSORS_TYPE]
-    if manifest.tensors is None or len(headers) != len(weights):
+def _summary_findings(manifest: Manifest, headers: dict[str, dict[str, TensorEntry]]) -> Iterator[Finding]:
+    weights = [entry.path for entry in manifest.files if entry.media_type == SAFETENSORS_TYPE]
+    if manifest.tensors is None or not headers.keys() >= set(weights):
         return
-    actual = summary_of(headers)
+    actual = summary_of(headers[path] for path in weights)
     if (actual.count, actual.bytes, actual.keys_digest) != (
         manifest.tensors.count,
         manifest.tensors.bytes,

@@ -19,11 +19,13 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     version they are a mistake of the writer, and refused.
 
     Raises:
-        ManifestError: A member is unknown, or the result would not be readable.
+        ManifestError: A member is unknown, the license is no SPDX expression, or the result would not be
+            readable.
         EdgeloraError: Whatever else `parse_manifest` says about the result.
     """
     if manifest.spec_version == SPEC_VERSION:
         _refuse_unknown(manifest)
+    _refuse_other_license(manifest.license)
     document = manifest.model_dump(mode="json", by_alias=True)
     try:
         text = json.dumps(document, ensure_ascii=False, sort_keys=True, indent=2, allow_nan=False)
@@ -43,6 +45,19 @@ def _refuse_unknown(manifest: Manifest) -> None:
             f"{unknown} is not a member of manifest {SPEC_VERSION}",
             fix="correct its name, or put it into ext under a name such as 'x-acme.example/line'",
         )
+
+
+def _refuse_other_license(expression: str) -> None:
+    # Only here: a list of licenses grows, so readers look at the form alone.
+    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+    try:
+        canonicalize_license_expression(expression)
+    except InvalidLicenseExpression as error:
+        raise ManifestError(
+            f"the license {expression!r} is no SPDX expression: {error}",
+            fix="name a license of spdx.org/licenses, such as 'Apache-2.0', or your own: 'LicenseRef-<name>'",
+        ) from error
 
 
 def _unknown_members(value: Any, place: str) -> Iterator[str]:
