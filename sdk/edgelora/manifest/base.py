@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from edgelora.manifest.components import PartRef
-from edgelora.manifest.fields import Count, Digest, Sha256, Text, Wire
+from edgelora.manifest.fields import Array, Count, Digest, Sha256, Text, Wire
 from edgelora.manifest.paths import check_paths
 
 
@@ -29,7 +29,7 @@ class Base(Wire):
     """The class in ``config.json``: ``LlamaForCausalLM``."""
     tensors_digest: Digest
     """Of the unquantized weights; the same however they are split into files."""
-    weights: tuple[BaseFile, ...] = ()
+    weights: Array[BaseFile] = ()
     config_digest: Digest
     """Of the bytes of ``config.json``."""
     config_semantic_digest: Digest | None = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgelora.manifest.fields import (
+    Array,
     DecimalText,
     Digest,
     Flag,
@@ -79,12 +80,12 @@ class ComponentConfig(Wire):
     alpha_pattern: dict[Text, Annotated[Positive | DecimalText, Field(union_mode="left_to_right")]] | None = (
         None
     )
-    target_modules: tuple[Text, ...] | None = None
-    modules_to_save: tuple[Text, ...] | None = None
+    target_modules: Array[Text] | None = None
+    modules_to_save: Array[Text] | None = None
     bias: Text | None = None
     use_dora: Flag | None = None
     use_rslora: Flag | None = None
-    task_names: tuple[Word, ...] | None = None
+    task_names: Array[Word] | None = None
     peft_settings: Free | None = None
 
 
@@ -106,9 +107,18 @@ class Component(Wire):
     """The adapter part, and every other part that is needed to rebuild the layers."""
     config: Free = Field(default_factory=dict)
     """``r``, ``alpha``, ``rankPattern``, ``alphaPattern``, ``targetModules`` (site names), …"""
-    files: Annotated[tuple[Text, ...], Field(min_length=1)]
+    files: Annotated[Array[Text], Field(min_length=1)]
     dtype: Dtype
     scale: DecimalText | None = None
+
+    @field_validator("parts", mode="before")
+    @classmethod
+    def _are_of_known_kinds(cls, parts: Any) -> Any:
+        # Before each of them is looked at: there may be a hundred thousand.
+        unknown = sorted(set(parts) - set(get_args(PartKind))) if isinstance(parts, dict) else []
+        if unknown:
+            raise ValueError(f"{unknown[0][:80]!a} is no kind of part")
+        return parts
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
@@ -149,7 +159,7 @@ class Composition(Wire):
     """How several components act together. Every ``op`` but ``single`` must be in ``requires``."""
 
     op: Literal["single", "sum", "concat", "switch", "route"]
-    inputs: Annotated[tuple[CompositionInput, ...], Field(min_length=1)]
+    inputs: Annotated[Array[CompositionInput], Field(min_length=1)]
 
     def operations(self) -> set[str]:
         """Every ``op`` of the tree."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+Item = TypeVar("Item")
 MAX_INTEGER = 2**53 - 1
 _SEMVER = (
     r"^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)"
@@ -84,6 +85,8 @@ def _are_distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+Array = Annotated[tuple[Item, ...], Field(fail_fast=True)]
+"""One wrong entry is enough: a million of them would be told one by one, in gigabytes."""
 Text = Annotated[str, Field(min_length=1)]
 Flag = StrictBool
 Count = Annotated[StrictInt, Field(ge=0, le=MAX_INTEGER)]
@@ -107,7 +110,7 @@ VersionRange = Annotated[str, Field(pattern=rf"^{_CLAUSE}(, ?{_CLAUSE})*$", max_
 """PEP 440 in its normal form, such as ``>=1,<2``."""
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 """A name in a list of known words: a part, a derivative, a feature, a role."""
-Words = Annotated[tuple[Word, ...], AfterValidator(_are_distinct)]
+Words = Annotated[Array[Word], AfterValidator(_are_distinct)]
 Language = Annotated[str, Field(pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$")]
 """A BCP 47 tag."""
 Free = Annotated[dict[str, Any], BeforeValidator(json_value)]

@@ -6,6 +6,8 @@ spec/v1/manifest.md gives the meaning of every member; these models are one impl
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable, Set
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -13,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from edgelora.manifest.base import Base
 from edgelora.manifest.components import MAX_COMPOSITION_DEPTH, Component, Composition
 from edgelora.manifest.fields import (
+    Array,
     Count,
     Digest,
     Free,
@@ -111,22 +114,22 @@ class Manifest(Wire):
     expires: Moment | None = None
     """After it, the release is not to be fetched any more."""
     base: Base
-    components: Annotated[tuple[Component, ...], Field(min_length=1)]
+    components: Annotated[Array[Component], Field(min_length=1)]
     composition: Composition | None = None
-    derived_from: tuple[DerivedFrom, ...] | None = None
-    files: Annotated[tuple[FileEntry, ...], Field(min_length=1)]
+    derived_from: Array[DerivedFrom] | None = None
+    files: Annotated[Array[FileEntry], Field(min_length=1)]
     tree_digest: Digest
     tensors: TensorsSummary | None = None
     quantization: Quantization | None = None
-    tasks: tuple[Task, ...] | None = None
-    languages: tuple[Language, ...] | None = None
+    tasks: Array[Task] | None = None
+    languages: Array[Language] | None = None
     hardware: Hardware | None = None
     runtime: Runtime | None = None
     training: Training | None = None
-    evaluation: tuple[EvaluationEntry, ...] | None = None
+    evaluation: Array[EvaluationEntry] | None = None
     license: Annotated[str, Field(pattern=r"^[A-Za-z0-9(][A-Za-z0-9.+():/ -]{0,255}$")]
     """An SPDX expression."""
-    license_files: tuple[Text, ...] | None = None
+    license_files: Array[Text] | None = None
     use: Use | None = None
     security: Security | None = None
     ext: Free | None = None
@@ -142,8 +145,8 @@ class Manifest(Wire):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
-        paths = [entry.path for entry in self.files]
-        check_paths(paths)
+        check_paths(entry.path for entry in self.files)
+        paths = {entry.path for entry in self.files}
         _refuse_repeated([component.id for component in self.components], "component id")
         for component in self.components:
             _refuse_dangling(component.files, paths, f"component {component.id!r}", "file")
@@ -156,7 +159,7 @@ class Manifest(Wire):
         return self
 
     def _check_composition(self, composition: Composition) -> None:
-        ids = [component.id for component in self.components]
+        ids = {component.id for component in self.components}
         if composition.depth() > MAX_COMPOSITION_DEPTH:
             raise ValueError(f"composition is deeper than {MAX_COMPOSITION_DEPTH} levels")
         _refuse_dangling(sorted(composition.component_ids()), ids, "composition", "component")
@@ -168,12 +171,12 @@ class Manifest(Wire):
 
 
 def _refuse_repeated(names: list[str], what: str) -> None:
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise ValueError(f"the {what} {repeated[0]!r} occurs twice")
 
 
-def _refuse_dangling(named: Any, known: list[str], where: str, what: str) -> None:
+def _refuse_dangling(named: Iterable[str], known: Set[str], where: str, what: str) -> None:
     dangling = [name for name in named if name not in known]
     if dangling:
         raise ValueError(f"{where} names the {what} {dangling[0]!r}, which is not listed")

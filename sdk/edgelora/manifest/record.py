@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, field_validator
 
 from edgelora.manifest.fields import (
+    Array,
     Count,
     DecimalText,
     Digest,
@@ -44,7 +45,7 @@ class Training(Wire):
     epochs: DecimalText | None = None
     tokens: Count | None = None
     hyperparameters: Free = Field(default_factory=dict)
-    datasets: tuple[TrainingDataset, ...] = ()
+    datasets: Array[TrainingDataset] = ()
     versions: dict[Text, Text] = Field(default_factory=dict)
     """Of the libraries in use, by distribution."""
     recipe_digest: Digest | None = None
@@ -88,7 +89,7 @@ class Task(Wire):
 
     type: Word
     head: Text | None = None
-    labels: tuple[Text, ...] | None = None
+    labels: Array[Text] | None = None
 
 
 class MinMemory(Wire):
@@ -146,7 +147,7 @@ class Use(Wire):
 
     intended: Text | None = None
     out_of_scope: Text | None = None
-    guardrails: tuple[Guardrail, ...] | None = None
+    guardrails: Array[Guardrail] | None = None
     risk: Text | None = None
 
 
