@@ -7,6 +7,7 @@ PLATFORM ?= linux-$(shell uname -m)
 EXTRA ?= train
 KIT ?= offline-kit
 SEEDS ?= 3
+SECONDS ?= 600
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,13 +18,15 @@ LIGHT := cli tools sdk/edgelora/*.py sdk/edgelora/registry sdk/edgelora/plan sdk
 # A caller's PYTHONPATH or user packages must not decide what is tested.
 export PYTHONNOUSERSITE := 1
 
-.PHONY: help quickstart test lint format acceptance bench compare micro offline-kit wheel wheel-test docs clean
+.PHONY: help quickstart test lint format acceptance fuzz conformance bench compare micro offline-kit wheel wheel-test docs clean
 
 help:
 	@echo "make quickstart    the whole job on the built-in model, offline once installed (DERIVATIVE=qlora)"
 	@echo "make test          the test suite"
 	@echo "make lint          ruff and mypy"
 	@echo "make acceptance    slow checks: kill rounds, three seeds"
+	@echo "make fuzz          SECONDS=600 per target: broken manifests, weights, …"
+	@echo "make conformance   the second reader, driven over the conformance suite"
 	@echo "make bench         ratios against peers"
 	@echo "make compare       the derivatives side by side, three seeds (half an hour)"
 	@echo "make micro         rebuild the built-in base model"
@@ -54,6 +57,13 @@ format: $(READY)
 
 acceptance: $(READY)
 	$(BIN)/python -m pytest -m acceptance
+
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz/targets.py $(SECONDS) $(TARGET)
+
+conformance: $(READY)
+	$(BIN)/edgelora conformance run --vectors spec/v1/vectors --command '$(BIN)/python examples/strict_reader.py {kind} {path}' \
+		--kind manifests --kind weights --kind directories --kind paths
 
 bench: $(READY)
 	$(BIN)/python benchmarks/plugins_list.py --out build/bench/plugins_list.json
