@@ -404,6 +404,13 @@ class NoEffect(EdgeloraError):
     exit_code = 7
 
 
+class NotAdoptable(EdgeloraError):
+    """An adapter made elsewhere computes something that edgelora cannot compute exactly."""
+
+    id = "not-adoptable"
+    exit_code = 7
+
+
 class SpecVersionUnsupported(EdgeloraError):
     """The manifest is of a major version this edgelora cannot read."""
 

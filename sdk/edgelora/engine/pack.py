@@ -99,13 +99,13 @@ def _write(
     form = peft_form(layers, plan)
     if form is not None:
         config = peft_config(form, model, plan, record.base.repo)
-        _write_json(staging / CONFIG_NAME, config)
+        write_json(staging / CONFIG_NAME, config)
         tensors = to_peft(form.tensors)
-        _save(tensors, staging / WEIGHTS_NAME)
+        save_tensors(tensors, staging / WEIGHTS_NAME)
         shape = peft_shape(form, config)
     else:
         tensors = adapter_tensors(layers)
-        _save(tensors, staging / NATIVE_NAME)
+        save_tensors(tensors, staging / NATIVE_NAME)
         shape = native_shape(layers, plan, record.rank_pattern)
     if plan.recipe.skip_modules:
         shape["skipModules"] = list(plan.recipe.skip_modules)
@@ -164,7 +164,8 @@ def _use(about: About) -> Use | None:
     return use if use != Use() else None
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file; numbers that are not finite are refused."""
     # Tensors that share memory would be refused; a copy of each is written.
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     for name, tensor in copies.items():
@@ -218,7 +219,8 @@ def _evaluation(measurements: Mapping[str, Measurement], phase: str) -> tuple[Ev
     )
 
 
-def _write_json(path: Path, document: dict[str, Any]) -> None:
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a document for people and programs."""
     path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -47,7 +47,7 @@ VALUES = st.one_of(
     st.integers(-(2**60), 2**60),
     st.sampled_from(
         [0, 1, 512, 2**33, 2**53, "", "..", "../x", "sha256:" + "0" * 64, "0" * 64, [], {}, [[]]]
-    ),
+    ).map(deepcopy),
     st.text(max_size=20),
 )
 KINDS = st.sampled_from(list(b"\0001234567LKSxgVMDNA"))
