@@ -70,7 +70,9 @@ def check_endpoint(address: str, *, is_configured: bool) -> str:
             f"{url!r} is not the address of an endpoint",
             fix="write https://host or https://host:port, without a password in it",
         )
-    if parts.scheme == "http" and not (is_configured or is_loopback(url)):
+    # What is configured as hf:// says nothing of the endpoint that HF_ENDPOINT puts in its place.
+    is_accepted = is_configured and address != HUB
+    if parts.scheme == "http" and not (is_accepted or is_loopback(url)):
         raise StoreError(
             f"{url} is not encrypted: whoever is on the way can read and change what is sent",
             fix=f"use https, or accept it for this store: edgelora stores add NAME {url}",

@@ -35,7 +35,7 @@ def _open(address: str, config: StoreConfig, *, is_local: bool) -> Store:
     if address.startswith("file://"):
         # Only below edgelora's own directory are parents made: elsewhere a missing one is a disk not mounted.
         return DirectoryStore(directory_of(address), make_parents=is_local)
-    url = check_endpoint(address, is_configured=address in config.addresses.values())
+    url = check_endpoint(address, is_configured=address in config.stores.values())
     if is_offline():
         return OfflineStore(address, url)
     # Imported here: whoever uses directories needs no HTTP.

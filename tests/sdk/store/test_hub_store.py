@@ -11,7 +11,17 @@ from adapter_folders import write_adapter
 from loopback_hub import LoopbackHub, Repo
 from signers import ed25519, policy
 
-from edgelora.errors import AdapterNotFound, DigestMismatch, FileSetMismatch, VersionExists, Yanked
+from edgelora.errors import (
+    AdapterNotFound,
+    DigestMismatch,
+    FileSetMismatch,
+    PublishRaced,
+    ReferenceFormError,
+    ReplyRefused,
+    StoreError,
+    VersionExists,
+    Yanked,
+)
 from edgelora.manifest import MANIFEST_NAME
 from edgelora.signing import sign
 from edgelora.store import open_store, parse_reference
@@ -256,3 +266,61 @@ def test_an_extra_root_file_such_as_a_signature_goes_along(hub: LoopbackHub, ada
         assert file.read() == signed
     pulled = pull("alice/decimals", hub.url, policy=policy(ed25519("one"))).folder
     assert (pulled / "edgelora.sig.json").read_bytes() == signed
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "problem"),
+    [
+        (401, StoreError, r"does not let this user write to alice/decimals \(401\)"),
+        (403, StoreError, r"does not let this user write to alice/decimals \(403\)"),
+        (400, StoreError, r"refuses the front matter of README\.md"),
+        (418, ReplyRefused, "refuses the push with 418"),
+    ],
+)
+def test_a_refused_push_says_why(
+    hub: LoopbackHub, adapter: Path, status: int, kind: type[Exception], problem: str
+) -> None:
+    hub.repos["alice/decimals"] = Repo(private=True)
+    hub.refuses_writes = status
+    with pytest.raises(kind, match=problem):
+        push(adapter, "alice/decimals", to=hub.url)
+    assert hub.repos["alice/decimals"].tags == {}
+
+
+def test_a_push_that_is_overtaken_again_and_again_gives_up(hub: LoopbackHub, adapter: Path) -> None:
+    hub.repos["alice/decimals"] = repo = Repo(private=True)
+
+    def be_faster() -> None:
+        repo.commit("main", {"README.md": b"%d" % len(repo.commits)}, "edited by hand")
+
+    hub.before_commit = be_faster
+    with pytest.raises(PublishRaced, match="others publish to alice/decimals"):
+        push(adapter, "alice/decimals", to=hub.url)
+    assert repo.tags == {}
+
+
+def test_what_the_hub_did_not_keep_is_not_published(hub: LoopbackHub, adapter: Path) -> None:
+    hub.loses = "README.md"
+    with pytest.raises(DigestMismatch, match="did not keep the files of alice/decimals") as caught:
+        push(adapter, "alice/decimals", to=hub.url)
+    assert caught.value.fix and hub.repos["alice/decimals"].tags == {}
+
+
+def test_removing_and_yanking_need_a_version(hub: LoopbackHub, adapter: Path) -> None:
+    push(adapter, "alice/decimals", to=hub.url)
+    for change in (
+        lambda: remove("alice/decimals", hub.url),
+        lambda: yank("alice/decimals@main", "x", hub.url),
+    ):
+        with pytest.raises(ReferenceFormError, match="does not say which version") as caught:
+            change()
+        assert caught.value.fix == "write alice/decimals@1.0.0"
+
+
+def test_a_damaged_tombstone_is_named(hub: LoopbackHub, adapter: Path) -> None:
+    push(adapter, "alice/decimals", to=hub.url)
+    remove("alice/decimals@1.0.0", hub.url)
+    repo = hub.repos["alice/decimals"]
+    repo.commit("edgelora-records", {"removed/1.0.0.json": b"{}"}, "by hand")
+    with pytest.raises(DigestMismatch, match=r"removed/1\.0\.0\.json is not the record of a removed version"):
+        push(adapter, "alice/decimals", to=hub.url)
