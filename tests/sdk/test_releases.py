@@ -43,7 +43,8 @@ def old_mirror(tmp_path: Path) -> Path:
 def test_a_mirror_that_went_back_in_time_is_refused(old_mirror: Path, tmp_path: Path) -> None:
     pull("alice/decimals", str(tmp_path / "mirror"), policy=POLICY)
     with pytest.raises(
-        Rollback, match=r"release 1, as the latest of the channel stable, and release 2 \(1\.1\.0\)"
+        Rollback,
+        match=r"release 1, is offered as the latest of the channel stable, and release 2 \(1\.1\.0\)",
     ) as caught:
         pull("alice/decimals", str(old_mirror), policy=POLICY)
     assert (caught.value.id, caught.value.exit_code) == ("rollback", 6)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelora.conformance.foreign import Verdict
+from edgelora.conformance.signature_vectors import read_signed_release
 from edgelora.errors import DigestMismatch, EdgeloraError, ReferenceFormError
 from edgelora.manifest import KNOWN_FEATURES, FileEntry, check_paths, read_manifest, tree_digest
 from edgelora.manifest.base_identity import identify_base
@@ -90,5 +91,6 @@ READERS: dict[str, Callable[[Path], object]] = {
     "paths": _read_paths,
     "versions": _read_versions,
     "digests": _read_digest,
+    "signatures": read_signed_release,
 }
 """By kind: a function that returns for a vector it accepts, and raises an ``EdgeloraError`` for others."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import datetime
 
 from edgelora.errors import DigestMismatch, Expired
 from edgelora.freshness.pinned import check_listed
@@ -63,10 +64,12 @@ def examine(
     where = name_of(manifest.identity)
     signature = read_signature(store, snapshot)
     judgement = judge(data, signature, identity=manifest.identity, policy=policy, where=where)
-    release = release_of(manifest, data, store=store, is_signed=judgement.is_trusted)
+    release = release_of(manifest, data, issuer=None if judgement.is_trusted else store.address)
     check_listed(wanted, store, snapshot, manifest)
     older = refuse_old(release, wanted, store)
-    expired = _refuse_expired(wanted, manifest, policy, where)
+    rule = policy.rule_for(manifest.identity.namespace, manifest.identity.name)
+    may_be_expired = rule.ignore_expiry or wanted.digest is not None
+    expired = refuse_expired(manifest, current_time(), allowed=may_be_expired)
     strangers = [
         f"{where} is signed by {signer.name or signer.fingerprint}, a key you do not trust for it"
         for signer in judgement.signers
@@ -98,15 +101,19 @@ def read_signature(store: Store, snapshot: Snapshot) -> bytes | None:
     return data
 
 
-def _refuse_expired(wanted: Reference, manifest: Manifest, policy: TrustPolicy, where: str) -> str | None:
-    expires = manifest.expires
-    if expires is None or parse_moment(expires) > current_time():
+def refuse_expired(manifest: Manifest, now: datetime, *, allowed: bool) -> str | None:
+    """Refuse a release that is past its date; what to say of one that may be, and is.
+
+    Raises:
+        Expired: It is, and may not be.
+    """
+    if manifest.expires is None or parse_moment(manifest.expires) > now:
         return None
-    rule = policy.rule_for(manifest.identity.namespace, manifest.identity.name)
-    if wanted.digest is None and not rule.ignore_expiry:
+    told = f"{name_of(manifest.identity)} expired at {manifest.expires}"
+    if not allowed:
         raise Expired(
-            f"{where} expired at {expires}, so a newer release may be held back",
+            f"{told}, so a newer release may be held back",
             fix="pull a newer release, or name this one by its digest: "
             f"{manifest.identity.namespace}/{manifest.identity.name}@sha256:…",
         )
-    return f"{where} expired at {expires}"
+    return told

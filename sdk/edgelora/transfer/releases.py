@@ -43,13 +43,19 @@ class Release:
     manifest_digest: str
 
 
-def release_of(manifest: Manifest, data: bytes, *, store: Store, is_signed: bool) -> Release:
-    """What a manifest says of itself, and who stands behind its number."""
+def release_of(manifest: Manifest, data: bytes, *, issuer: str | None = None) -> Release:
+    """What a manifest says of itself.
+
+    Args:
+        manifest: The manifest.
+        data: Its bytes.
+        issuer: The address of the store that numbered it; None for one that trusted keys signed.
+    """
     identity = manifest.identity
     return Release(
         adapter=f"{identity.namespace}/{identity.name}",
         channel=channel_of(identity),
-        issuer=_SIGNED if is_signed else store.address,
+        issuer=issuer or _SIGNED,
         version=identity.version,
         release_sequence=identity.release_sequence,
         manifest_digest=f"sha256:{hashlib.sha256(data).hexdigest()}",
@@ -65,26 +71,50 @@ def refuse_old(release: Release, wanted: Reference, store: Store) -> str | None:
         StoreError: What was remembered cannot be read.
     """
     is_pinned = bool(wanted.digest) or is_version(wanted.version or "") or _is_commit(wanted.version or "")
-    remark = None
+    remarks = []
     for issuer in (_SIGNED, store.address):
         seen = _read(_path(release.adapter, release.channel, issuer))
-        if seen is None or seen.release_sequence < release.release_sequence:
-            continue
-        if seen.release_sequence == release.release_sequence:
-            _refuse_other(release, seen, store)
-            continue
-        if not is_pinned and not _withdrew(store, wanted, seen):
-            raise Rollback(
-                f"{store.address} offers {release.adapter}@{release.version}, release "
-                f"{release.release_sequence}, as the latest of the channel {release.channel}, and release "
-                f"{seen.release_sequence} ({seen.version}) was seen before",
-                fix=f"name the older version if you want it: {wanted.at(release.version)}{_forget(seen)}",
-            )
-        remark = (
-            f"{release.adapter}@{release.version} is release {release.release_sequence}; "
-            f"release {seen.release_sequence} ({seen.version}) was seen before"
+        if seen is not None:
+            may_be_older = is_pinned or _withdrew(store, wanted, seen)
+            remarks.append(compare_releases(release, seen, may_be_older=may_be_older, forget=_forget(seen)))
+    return next((remark for remark in remarks if remark), None)
+
+
+def compare_releases(release: Release, seen: Release, *, may_be_older: bool, forget: str = "") -> str | None:
+    """Hold a release against the highest one that was seen; what to say of one that may be older, and is.
+
+    Args:
+        release: What is offered.
+        seen: Of the same adapter and channel.
+        may_be_older: It was asked for by its version or digest.
+        forget: How to forget what was seen, at the end of a fix.
+
+    Raises:
+        Rollback: It is older.
+        Equivocation: It has the same number and other content.
+    """
+    if release.release_sequence > seen.release_sequence or release == seen:
+        return None
+    if release.release_sequence == seen.release_sequence:
+        if release.manifest_digest == seen.manifest_digest:
+            return None
+        raise Equivocation(
+            f"{release.adapter}@{release.version} is offered as release {release.release_sequence} of the "
+            f"channel {release.channel}, and that release was {seen.version} ({seen.manifest_digest}) "
+            f"before, not {release.manifest_digest}",
+            fix=f"ask its publisher which one is right, and pull neither until then{forget}",
         )
-    return remark
+    if not may_be_older:
+        raise Rollback(
+            f"{release.adapter}@{release.version}, release {release.release_sequence}, is offered as the "
+            f"latest of the channel {release.channel}, and release {seen.release_sequence} ({seen.version}) "
+            "was seen before",
+            fix=f"name the older version if you want it: {release.adapter}@{release.version}{forget}",
+        )
+    return (
+        f"{release.adapter}@{release.version} is release {release.release_sequence}; "
+        f"release {seen.release_sequence} ({seen.version}) was seen before"
+    )
 
 
 def remember(release: Release) -> None:
@@ -142,16 +172,6 @@ def _read(path: Path) -> Release | None:
             return seen
     except MissingFile:
         return None
-
-
-def _refuse_other(release: Release, seen: Release, store: Store) -> None:
-    if release.manifest_digest != seen.manifest_digest:
-        raise Equivocation(
-            f"{store.address} offers {release.adapter}@{release.version} as release "
-            f"{release.release_sequence} of the channel {release.channel}, and that release was "
-            f"{seen.version} ({seen.manifest_digest}) before, not {release.manifest_digest}",
-            fix=f"ask its publisher which one is right, and pull neither until then{_forget(seen)}",
-        )
 
 
 def _is_commit(text: str) -> bool:
