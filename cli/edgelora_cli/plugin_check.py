@@ -151,7 +151,7 @@ def _refuse_unknown_settings(plugin: PluginStatus, settings: Mapping[str, Mappin
         if strange := [name for name in settings.get(found.part.name, {}) if name not in known]:
             kind = found.kind.replace("_", " ")
             raise click.UsageError(
-                f"--kit: a {kind} has no setting {strange[0]!r}; it has {', '.join(known) or 'none'}"
+                f"--kit: no setting {strange[0]!r} of {kind} {found.part.name}; it has {', '.join(known)}"
             )
 
 

@@ -1,8 +1,10 @@
 """Example recipes plan, and the plugin of the guide loads and plans, as they are printed."""
 
 import importlib
+import json
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import yaml
 from edgelora.plan import make_plan
 from edgelora.recipe import make_recipe, read_recipe
 from edgelora.registry import Registry
+from edgelora_cli import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.yaml"))
@@ -32,17 +35,26 @@ def test_the_quickstarts_recipe_is_shipped_and_shown_alike():
 
 
 @pytest.fixture
-def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The package printed in docs/how-to/plugin.md."""
+def guide(environment):
+    """The package printed in docs/how-to/plugin.md, installed with the entry point printed there."""
     page = (ROOT / "docs" / "how-to" / "plugin.md").read_text(encoding="utf-8")
     for found in CODE.finditer(page):
-        file = tmp_path / found["path"]
+        file = environment.folder / found["path"]
         file.parent.mkdir(exist_ok=True)
         file.write_text(found["text"], encoding="utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    (packaging,) = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    environment.install("edgelora-halved", tomllib.loads(packaging)["project"]["entry-points"]["edgelora"])
     yield importlib.import_module("edgelora_halved")
     for name in [name for name in sys.modules if name.startswith("edgelora_halved")]:
         del sys.modules[name]
+
+
+def test_the_plugin_of_the_guide_passes_the_kit(guide, capsys):
+    code = run_command(["plugins", "check", "halved", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    checks = [check for each in report["checked"] for check in each["checks"]]
+    assert [check for check in checks if check["outcome"] == "failed"] == []
+    assert code == 0 and report["ok"] > 15
 
 
 def test_the_plugin_of_the_guide_works(guide):

@@ -115,7 +115,7 @@ class AdapterBench(PartConformance):
         found = self.found()
         parts = {
             "quantizer": quantizer,
-            "adapter": {"name": found.qualified_name, **tiny.SMALL, **self.options, **options},
+            "adapter": {"name": found.qualified_name, **tiny.small_options(found), **self.options, **options},
             "train": {"learning_rate": self.learning_rate, **train},
         }
         tasks = tiny.TASKS if "TaskAware" in found.part.abilities else ("main",)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, TypeVar
 from unittest import SkipTest
 
 from edgelora.errors import EdgeloraError
+from edgelora.registry import HEAVY
 
 PREFIX = "test_"
+_IN_LIBRARIES = {*HEAVY, "edgelora", "pydantic", "importlib"}
+"""Folders of files in which an author does not look for a fault of theirs."""
 Made = TypeVar("Made")
 
 
@@ -122,6 +126,8 @@ def run_check(kind: type[Conformance], name: str) -> CheckResult:
 
 
 def _raised(error: BaseException) -> str:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not _IN_LIBRARIES.intersection(Path(frame.filename).parts)]
+    frame = [*frames[-1:], *theirs][-1]
     text = " ".join(str(error).split())
     return f"raised {type(error).__name__}: {text} ({frame.filename}:{frame.lineno})"

@@ -9,11 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from edgelora.errors import PlanError
 from edgelora.parts import Kind
 from edgelora.protocols import LossCombiner, Measurement, TrainingRun
 from edgelora.testing.check import require
 from edgelora.testing.compare import impurity, same_bits, same_state
-from edgelora.testing.part import PartConformance
+from edgelora.testing.part import WHERE_OPTIONS_ARE_SET, PartConformance
 from edgelora.testing.setting import setting
 
 AUX = "aux.model.layers.0.self_attn.q_proj.orthogonality"
@@ -33,7 +34,13 @@ class LossCombinerConformance(PartConformance):
     def combiner(self) -> LossCombiner:
         """A fresh one, attached."""
         made: LossCombiner = self.planned().build()
-        made.attach(TrainingRun(total_steps=STEPS, seed=0, tasks=tuple(self.tasks)))
+        try:
+            made.attach(TrainingRun(total_steps=STEPS, seed=0, tasks=tuple(self.tasks)))
+        except PlanError as error:
+            raise AssertionError(
+                f"it refuses a run with the tasks {', '.join(self.tasks)}: {error.problem}; "
+                f"{WHERE_OPTIONS_ARE_SET}; or set tasks alike (--kit)"
+            ) from error
         return made
 
     def losses(self, step: int = 0) -> dict[str, Tensor]:

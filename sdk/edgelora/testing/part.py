@@ -15,6 +15,10 @@ from edgelora.testing.check import require, skip
 from edgelora.testing.plugin import PluginConformance, is_one_line
 from edgelora.testing.setting import setting, settings_of
 
+WHERE_OPTIONS_ARE_SET = (
+    'give it the options to be checked with: Part(kit={"options": ...}), options = ... in its test, or '
+    "edgelora plugins check --set"
+)
 UNKNOWN_OPTION = "surely_no_option_of_any_part"
 
 
@@ -42,7 +46,10 @@ class PartConformance(PluginConformance):
 
     def planned(self) -> PlannedPart:
         """The part with the options it is checked with."""
-        return plan_part(self.found(), self.options)
+        try:
+            return plan_part(self.found(), self.options)
+        except OptionsError as error:
+            raise AssertionError(f"{error.problem} ({error.fix}); {WHERE_OPTIONS_ARE_SET}") from error
 
     def objects(self) -> Iterable[Any]:
         """What may have the part's abilities; overridden by each kind that makes more than one object."""

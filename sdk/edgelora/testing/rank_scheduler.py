@@ -3,50 +3,26 @@
 from __future__ import annotations
 
 import copy
-import io
 import random
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from edgelora.capabilities import LowRank, Nested, Prunable
 from edgelora.engine.inject import adapter_tensors
 from edgelora.engine.state import load_adapter_tensors
+from edgelora.errors import PlanError
 from edgelora.parts import Kind
 from edgelora.plan import Plan
 from edgelora.protocols import RankScheduler
 from edgelora.testing import tiny
 from edgelora.testing.check import require, skip
 from edgelora.testing.compare import bits_differ, impurity, same_state
-from edgelora.testing.part import PartConformance
+from edgelora.testing.part import WHERE_OPTIONS_ARE_SET, PartConformance
+from edgelora.testing.scheduler_run import Run, hook_counts, ranks_in_use, through_a_file
 from edgelora.testing.setting import setting
 from edgelora.testing.subject import Subject, make_subject
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_OPTIMIZER_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
-
-
-@dataclass(slots=True)
-class Run:
-    """A short training run under the scheduler.
-
-    Attributes:
-        patterns: ``rank_pattern()`` after each step.
-    """
-
-    subject: Subject
-    scheduler: RankScheduler
-    optimizer: Optimizer
-    patterns: list[dict[str, int]] = field(default_factory=list)
-
-    def take(self, step: int) -> None:
-        """One optimizer step, the hooks called as the engine calls them."""
-        names = ("before_forward", "before_update", "after_update")
-        self.subject.step(step, self.optimizer, {name: getattr(self.scheduler, name) for name in names})
-        self.patterns.append(dict(self.scheduler.rank_pattern()))
 
 
 class RankSchedulerConformance(PartConformance):
@@ -83,8 +59,19 @@ class RankSchedulerConformance(PartConformance):
         subject = make_subject(self.plan())
         optimizer = subject.optimizer()
         scheduler: RankScheduler = self.plan().build("rank_scheduler")
-        scheduler.attach(subject.layers, optimizer, subject.training_run(self.steps))
+        self.attach(scheduler, subject, optimizer)
         return Run(subject, scheduler, optimizer)
+
+    def attach(self, scheduler: RankScheduler, subject: Subject, optimizer: Optimizer) -> None:
+        """As the engine does."""
+        try:
+            scheduler.attach(subject.layers, optimizer, subject.training_run(self.steps))
+        except PlanError as error:
+            rank = self.plan().parts["adapter"].options.model_dump().get("rank")
+            raise AssertionError(
+                f"it refuses a run of {self.steps} steps over {len(subject.layers)} sites of rank {rank}: "
+                f"{error.problem}; {WHERE_OPTIONS_ARE_SET}; or set steps alike (--kit)"
+            ) from error
 
     def whole_run(self) -> Run:
         """A run to its end, made once."""
@@ -133,7 +120,7 @@ class RankSchedulerConformance(PartConformance):
         those in the factors of layers that are Nested and LowRank.
         """
         run = self.whole_run()
-        said, used = run.patterns[-1], _ranks_in_use(run.subject)
+        said, used = run.patterns[-1], ranks_in_use(run.subject)
         if not said:
             skip("its rank_pattern is empty: it says that no rank was changed")
         if not said.keys() & used.keys():
@@ -175,7 +162,7 @@ class RankSchedulerConformance(PartConformance):
             first = self.start()
             for step in range(stop):
                 first.take(step)
-            state = _through_a_file(
+            state = through_a_file(
                 {
                     "adapter": adapter_tensors(first.subject.layers),
                     "optimizer": first.optimizer.state_dict(),
@@ -203,10 +190,10 @@ class RankSchedulerConformance(PartConformance):
         optimizer = subject.optimizer()
         scheduler: Any = self.plan().build("rank_scheduler")
         before, logits = _copies(subject), subject.logits()
-        hooks = _hook_counts(subject.model, optimizer)
-        scheduler.attach(subject.layers, optimizer, subject.training_run(self.steps))
+        hooks = hook_counts(subject.model, optimizer)
+        self.attach(scheduler, subject, optimizer)
         require(
-            hooks == _hook_counts(subject.model, optimizer),
+            hooks == hook_counts(subject.model, optimizer),
             "attach registers hooks on modules or on the optimizer; act in before_forward, before_update "
             "and after_update",
         )
@@ -251,40 +238,3 @@ class RankSchedulerConformance(PartConformance):
 
 def _copies(subject: Subject) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
-
-
-def _hook_counts(model: nn.Module, optimizer: Optimizer) -> list[int]:
-    modules = [len(getattr(module, name)) for module in model.modules() for name in _HOOKS]
-    replaced = [int("forward" in vars(module)) for module in model.modules()]
-    return [
-        *modules,
-        *replaced,
-        *(len(getattr(optimizer, name)) for name in _OPTIMIZER_HOOKS),
-        int("step" in vars(optimizer)),
-    ]
-
-
-@torch.no_grad()
-def _ranks_in_use(subject: Subject) -> dict[str, int]:
-    """Components of which no parameter is all zero, where a layer's rank may change and can be counted."""
-    found = {}
-    for site, layer in subject.layers.items():
-        if isinstance(layer, Prunable):
-            used = [
-                parameter.movedim(dim, 0).flatten(1).any(dim=1)
-                for parameter, dim in layer.rank_components().values()
-            ]
-            found[site] = int(torch.stack(used).all(dim=0).sum())
-        elif isinstance(layer, Nested) and isinstance(layer, LowRank):
-            A, B, _ = layer.factors()
-            found[site] = int((A.any(dim=1) & B.any(dim=0)).sum())
-    return found
-
-
-def _through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    """As a checkpoint gives it back: copied, and nothing in it but tensors and plain values."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    loaded: dict[str, Any] = torch.load(buffer, weights_only=True)
-    return loaded

@@ -18,6 +18,7 @@ from edgelora.errors import CombinationError
 from edgelora.micro.tokenizer import VOCABULARY_SIZE, write_tokenizer
 from edgelora.parts import Kind
 from edgelora.plan import Plan, make_plan
+from edgelora.plan.options import options_model
 from edgelora.recipe import make_recipe
 from edgelora.registry import Registry
 from edgelora.registry.status import FoundPart
@@ -113,7 +114,11 @@ def plan_with(
         "rank_scheduler": "baseline:constant",
         "loss_combiner": "baseline:sum",
         "evaluators": [],
-        "adapter": {"name": adapter.qualified_name, **SMALL, **adapter.part.kit.get("options", {})},
+        "adapter": {
+            "name": adapter.qualified_name,
+            **small_options(adapter),
+            **adapter.part.kit.get("options", {}),
+        },
         "out": str(folder() / "run"),
     }
     return make_plan(make_recipe({**document, **parts}), registry)
@@ -136,6 +141,12 @@ def companion(registry: Registry, found: FoundPart) -> FoundPart:
             continue
         return adapter
     skip(f"no adapter is installed that is {' and '.join(sorted(needs)) or 'usable here'}")
+
+
+def small_options(adapter: FoundPart) -> dict[str, Any]:
+    """`SMALL`, as far as an adapter has such options: one that adapts the model as a whole may have none."""
+    fields = options_model(adapter).model_fields
+    return {name: value for name, value in SMALL.items() if name in fields}
 
 
 def own_parts(registry: Registry, found: FoundPart, kind: Kind) -> list[FoundPart]:
