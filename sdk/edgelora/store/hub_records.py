@@ -1,19 +1,23 @@
-"""What a remote store has to remember of an adapter: removed and withdrawn versions.
+"""What a remote store has to remember of an adapter: removed and withdrawn versions, later signatures.
 
 The records are small files on a branch of their own, so that neither a version nor `main` ever changes for
-them: ``removed/<version>.json`` and ``yanked/<version>.json``.
+them: ``removed/<version>.json``, ``yanked/<version>.json``, ``signatures/<version>.json``.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import BinaryIO, cast
 
 from edgelora.errors import DigestMismatch
-from edgelora.manifest import MANIFEST_NAME
+from edgelora.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
 from edgelora.store.http_reply import NotThere
-from edgelora.store.hub_repository import HubRepository, Refs
+from edgelora.store.hub import HubClient
+from edgelora.store.hub_repository import GENERATED, HubRepository, Refs
 from edgelora.store.protocol import StoredFile
 from edgelora.store.records import damaged_removal
 from edgelora.store.versions import is_version
@@ -84,6 +88,7 @@ class HubRecords:
     def __init__(self, repository: HubRepository, adapter: str, refs: Refs) -> None:
         self._repository = repository
         self._adapter = adapter
+        self._refs = refs
         self.head = refs.branches.get(BRANCH)
         """The newest commit of the records, or None."""
         self._files = repository.tree(self.head) if self.head else {}
@@ -120,6 +125,29 @@ class HubRecords:
         """Why a version was withdrawn; None if it was not."""
         return self._reason(version) if self.is_yanked(version) else None
 
+    def signature(self, version: str) -> bytes | None:
+        """The signature file a version got after it was published; None if it has that of its commit."""
+        if signature_path(version) not in self._files:
+            return None
+        return self._read("signatures", version, MAX_MANIFEST_BYTES)[1]
+
+    def write(
+        self, client: HubClient, new: Mapping[str, bytes], *, message: str, gone: Sequence[str] = ()
+    ) -> None:
+        """Change records, in one commit on those that were read.
+
+        Raises:
+            PublishRaced: Somebody changed them since.
+        """
+        head = self.head
+        if head is None:
+            # The branch has to begin somewhere; what it begins with is no record.
+            head = next(iter({**self._refs.branches, **self._refs.tags}.values()))
+            client.make_branch(self._adapter, BRANCH, start=head)
+            gone = sorted(self._repository.tree(head).keys() - GENERATED)
+        files = {path: cast("BinaryIO", io.BytesIO(data)) for path, data in new.items()}
+        client.commit(self._adapter, files, list(gone), parent=head, message=message, branch=BRANCH)
+
     def _reason(self, version: str) -> str:
         try:
             path, data = self._read("yanked", version, MAX_YANK_BYTES)
@@ -143,6 +171,11 @@ class HubRecords:
 def tombstone_path(version: str) -> str:
     """Where a tombstone lies on the branch."""
     return f"removed/{version}.json"
+
+
+def signature_path(version: str) -> str:
+    """Where a version's later signatures lie on the branch."""
+    return f"signatures/{version}.json"
 
 
 def yank_path(version: str) -> str:

@@ -15,6 +15,8 @@ from edgelora.store.remote_file import RemoteFile
 from edgelora.store.versions import is_version, sort_versions
 
 CARD_TAG = "edgelora"
+GENERATED = frozenset({".gitattributes"})
+"""What the Hub itself puts into a repository. Never part of an adapter."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

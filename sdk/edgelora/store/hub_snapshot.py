@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 from edgelora.errors import AdapterNotFound, EdgeloraError
-from edgelora.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, is_unlisted, parse_manifest
-from edgelora.store.hub_repository import HubRepository, TreeFile
+from edgelora.manifest import (
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    SIGNATURE_NAME,
+    Manifest,
+    is_unlisted,
+    parse_manifest,
+)
+from edgelora.store.hub_records import HubRecords
+from edgelora.store.hub_repository import GENERATED, HubRepository, TreeFile
 from edgelora.store.protocol import Snapshot, StoredFile
 from edgelora.store.reference import Reference
-
-GENERATED = frozenset({".gitattributes"})
-"""What the Hub itself puts into a repository. Never part of an adapter."""
 
 _UNKNOWN = "0" * 64
 
@@ -44,6 +50,16 @@ def snapshot_of(
     files.sort(key=lambda file: file.path.encode())
     pinned = reference.at(_pinned_version(reference, manifest))
     return Snapshot(pinned, commit, next(f for f in files if f.path == MANIFEST_NAME), tuple(files)), data
+
+
+def with_signature(snapshot: Snapshot, records: HubRecords) -> tuple[Snapshot, bytes | None]:
+    """The version with the signatures it got later in the place of its first ones, and their bytes."""
+    data = records.signature(str(snapshot.reference.version))
+    if data is None:
+        return snapshot, None
+    file = StoredFile(SIGNATURE_NAME, len(data), hashlib.sha256(data).hexdigest())
+    files = [other for other in snapshot.files if other.path != SIGNATURE_NAME] + [file]
+    return replace(snapshot, files=tuple(sorted(files, key=lambda each: each.path.encode()))), data
 
 
 def sequence_at(repository: HubRepository, commit: str) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import BinaryIO, cast
@@ -17,13 +16,14 @@ from typing import BinaryIO, cast
 from edgelora.errors import DigestMismatch, EdgeloraError, ReferenceFormError
 from edgelora.files import disk_full_is_an_error, make_dirs
 from edgelora.locations import cache_dir
+from edgelora.manifest import SIGNATURE_NAME
 from edgelora.store.endpoint import Endpoint
 from edgelora.store.http_reading import HttpReader
 from edgelora.store.hub import MAIN, HubClient
 from edgelora.store.hub_publishing import HubPublishing
-from edgelora.store.hub_records import BRANCH, HubRecords, Tombstone, tombstone_path, yank_path
+from edgelora.store.hub_records import HubRecords, Tombstone, tombstone_path, yank_path
 from edgelora.store.hub_repository import HubRepository, Refs, repository_names
-from edgelora.store.hub_snapshot import GENERATED, commit_of_digest, sequence_at, snapshot_of
+from edgelora.store.hub_snapshot import commit_of_digest, sequence_at, snapshot_of, with_signature
 from edgelora.store.protocol import Publication, Snapshot, StoredFile
 from edgelora.store.reference import Reference, check_name
 from edgelora.store.refusals import no_adapter, no_version
@@ -46,6 +46,8 @@ class HubStore:
         self._client = HubClient(endpoint)
         self._kept: dict[str, BinaryIO] = {}
         self._manifests: dict[Reference, bytes] = {}
+        self._signatures: dict[Reference, bytes | None] = {}
+        self._records_seen: dict[str, str | None] = {}
 
     @property
     def address(self) -> str:
@@ -92,7 +94,10 @@ class HubStore:
             reference.at(wanted) if wanted in refs.tags else replace(reference, version=None, digest=None)
         )
         snapshot, manifest = snapshot_of(repository, pinned, commit, self.address)
+        snapshot, signature = with_signature(snapshot, records)
         self._manifests[snapshot.reference] = manifest
+        self._signatures[snapshot.reference] = signature
+        self._records_seen[reference.adapter] = records.head
         return replace(snapshot, yanked=records.reason(str(snapshot.reference.version)))
 
     def read_manifest(self, reference: Reference) -> bytes:
@@ -103,6 +108,9 @@ class HubStore:
 
     def open_file(self, snapshot: Snapshot, path: str, *, offset: int = 0) -> BinaryIO:
         """The bytes of one file from ``offset`` on, unchecked: whoever writes them down hashes them."""
+        signature = self._signatures.get(snapshot.reference) if path == SIGNATURE_NAME else None
+        if signature is not None:
+            return io.BytesIO(signature[offset:])
         file = next(file for file in snapshot.files if file.path == path)
         repository = self._repository(snapshot.reference.namespace, snapshot.reference.name)
         return cast("BinaryIO", repository.open_file(snapshot.commit, path, size=file.size, offset=offset))
@@ -175,7 +183,8 @@ class HubStore:
         """
         reference = publication.reference
         repository = self._repository(reference.namespace, reference.name)
-        publishing = HubPublishing(repository, self._client, publication, self._kept, self.address)
+        seen = self._records_seen.get(reference.adapter)
+        publishing = HubPublishing(repository, self._client, publication, self._kept, self.address, seen)
         snapshot = publishing.run(str(parse_version(reference.version or "")))
         while self._kept:
             self._kept.popitem()[1].close()
@@ -192,7 +201,8 @@ class HubStore:
         sequence = sequence_at(repository, snapshot.commit)
         version = str(snapshot.reference.version)
         tombstone = Tombstone(reference.adapter, version, snapshot.commit, snapshot.manifest, sequence)
-        self._record(snapshot, {tombstone_path(version): io.BytesIO(tombstone.encode())}, f"Remove {version}")
+        new = {tombstone_path(version): tombstone.encode()}
+        self._records(snapshot).write(self._client, new, message=f"Remove {version}")
         self._client.untag(reference.adapter, version)
         return snapshot
 
@@ -213,7 +223,8 @@ class HubStore:
         version = str(snapshot.reference.version)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         yank = Yank(reference.adapter, version, snapshot.manifest, reason, now)
-        self._record(snapshot, {yank_path(version): io.BytesIO(yank.encode())}, f"Yank {version}")
+        new = {yank_path(version): yank.encode()}
+        self._records(snapshot).write(self._client, new, message=f"Yank {version}")
         return replace(snapshot, yanked=reason)
 
     def unyank(self, reference: Reference) -> Snapshot:
@@ -225,7 +236,8 @@ class HubStore:
         snapshot = self._named(reference, "unyank")
         if snapshot.yanked is not None:
             version = str(snapshot.reference.version)
-            self._record(snapshot, {}, f"Unyank {version}", gone=[yank_path(version)])
+            gone = [yank_path(version)]
+            self._records(snapshot).write(self._client, {}, message=f"Unyank {version}", gone=gone)
         return replace(snapshot, yanked=None)
 
     def _named(self, reference: Reference, verb: str) -> Snapshot:
@@ -237,19 +249,9 @@ class HubStore:
             )
         return self.resolve(reference)
 
-    def _record(
-        self, snapshot: Snapshot, new: dict[str, BinaryIO], message: str, *, gone: Sequence[str] = ()
-    ) -> None:
-        """Write down on the branch of records what happened to a version."""
-        adapter = snapshot.reference.adapter
+    def _records(self, snapshot: Snapshot) -> HubRecords:
         repository = self._repository(snapshot.reference.namespace, snapshot.reference.name)
-        refs = repository.refs() or Refs({}, {})
-        head = refs.branches.get(BRANCH)
-        if head is None:
-            head = refs.branches.get(MAIN, snapshot.commit)
-            self._client.make_branch(adapter, BRANCH, start=head)
-            gone = sorted(repository.tree(head).keys() - GENERATED)
-        self._client.commit(adapter, new, list(gone), parent=head, message=message, branch=BRANCH)
+        return HubRecords(repository, snapshot.reference.adapter, repository.refs() or Refs({}, {}))
 
     def _repository(self, namespace: str, name: str) -> HubRepository:
         return HubRepository(self._reader, f"{namespace}/{name}")
