@@ -107,7 +107,8 @@ class EvaluatorConformance(PartConformance):
         """Unquantized, as most models are trained: it measures there too, or nothing."""
         for where, subject in self.subjects():
             run = self.evaluation(subject)
-            require_measurements(self._safely(run, where or "over a quantized base, "), where)
+            told = where.removesuffix(", ") or "over the usual base"
+            require_measurements(self._safely(run, told), told)
 
     def test_its_names_say_what_was_measured(self) -> None:
         """Keys are ``<task>.<metric>`` or ``<suite>.<row>``."""
