@@ -53,10 +53,12 @@ def verify(ctx: click.Context, adapter: str, require_signature: bool, trust_poli
 
 def _folder_of(adapter: str) -> Path:
     """The folder, sound or not, unlike when an adapter is applied."""
+    folder = Path(adapter).expanduser()
+    if folder.is_dir():
+        return folder
     from edgelora.transfer import locate_adapter
 
-    folder = Path(adapter).expanduser()
-    return folder if folder.is_dir() else locate_adapter(adapter)
+    return locate_adapter(adapter)
 
 
 def _report_sound(folder: Path, findings: list[Finding], judgement: Judgement | None) -> None:

@@ -51,7 +51,9 @@ def test_moving_and_checking_adapters_imports_nothing_heavy(tmp_path, monkeypatc
     for arguments in (
         ["push", "adapter", "acme/decimals@1.0.0", "--to", "./mirror"],
         ["pull", "acme/decimals", "--from", "./mirror"],
+        ["verify", "adapter"],
         ["verify", "acme/decimals"],
+        ["conformance", "read", "--kind", "directories", "adapter"],
         ["show", "acme/decimals"],
         ["search", "decimals", "--from", "./mirror"],
         ["list"],
