@@ -174,7 +174,7 @@ def check_composition(tree, ids, requires, levels):
 
 # layout.md, "File names".
 UNLISTED = re.compile(r"(?s)edgelora\.json|\.gitattributes|edgelora\.sig[^/]*")
-DEVICE = re.compile(r"(?i)(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\..*)?")
+DEVICE = re.compile(r"(?ai)(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?")
 
 
 def check_paths(paths):
@@ -285,7 +285,9 @@ def read_directory(folder):
         if path.lower().endswith(".safetensors") or said.get("mediaType") == SAFETENSORS:
             headers[path] = read_header(data)
         else:
-            refuse(CODE_NAMES.search(path.lower()) or CODE.match(data), f"{path} can be code", "file-unsafe")
+            refuse(
+                CODE_NAMES.search(path.lower()) or CODE.match(data[:512]), f"{path} is code", "file-unsafe"
+            )
     check_tensors(manifest, {path: each for path, each in headers.items() if path in listed}, listed)
 
 

@@ -15,7 +15,7 @@ MAX_PATH_BYTES = 1024
 MAX_SEGMENT_BYTES = 255
 MAX_SEGMENTS = 16
 
-_DEVICES = re.compile(r"^(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\..*)?$", re.IGNORECASE)
+_DEVICES = re.compile(r"(?ai)(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?")
 _FORBIDDEN = {
     "\\": "a backslash",
     ":": "a colon (a drive letter or stream)",
@@ -107,7 +107,7 @@ def _segment_reason(segment: str) -> str | None:
         return "a segment starts with a space or ends with a dot or a space"
     if len(segment.encode()) > MAX_SEGMENT_BYTES:
         return f"a segment is longer than {MAX_SEGMENT_BYTES} bytes"
-    if _DEVICES.match(segment):
+    if _DEVICES.fullmatch(segment):
         return "a segment is a device name on Windows"
     if plain.casefold() in (".git", "git~1"):
         return "a segment is git's own folder"
