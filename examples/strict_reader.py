@@ -285,9 +285,7 @@ def read_directory(folder):
         if path.lower().endswith(".safetensors") or said.get("mediaType") == SAFETENSORS:
             headers[path] = read_header(data)
         else:
-            refuse(
-                CODE_NAMES.search(path.lower()) or CODE.match(data[:512]), f"{path} is code", "file-unsafe"
-            )
+            refuse(CODE_NAMES.search(path.lower()) or CODE.match(data[:512]), f"{path}: code", "file-unsafe")
     check_tensors(manifest, {path: each for path, each in headers.items() if path in listed}, listed)
 
 
