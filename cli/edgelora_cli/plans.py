@@ -23,11 +23,17 @@ from edgelora_cli.console import emit
 def plan(recipe: Path, changes: tuple[str, ...]) -> None:
     """Show what RECIPE will do: every part with its plugin and options, defaults included.
 
-    Misspelt names, options out of range and parts that cannot work together are refused here.
+    Misspelt names, options out of range, parts that cannot work together and missing files are refused here.
     """
+    from edgelora.errors import MissingFile
     from edgelora.plan import make_plan
     from edgelora.recipe import read_recipe
     from edgelora.registry import Registry
 
     resolved = make_plan(read_recipe(recipe, changes), Registry.discover())
+    missing = [source.path for source in resolved.recipe.data if not source.path.exists()]
+    if missing:
+        raise MissingFile(
+            f"there is no data file {missing[0]}", fix="correct 'data' in the recipe, or put the file there"
+        )
     emit(resolved.as_document(), resolved.describe())

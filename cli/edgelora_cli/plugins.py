@@ -64,8 +64,11 @@ def show(name: str) -> None:
 
     found = {plugin.name: plugin for plugin in Registry.discover().plugins}
     if name not in found:
+        owners = [plugin.name for plugin in found.values() if name in _names(plugin)]
         near = difflib.get_close_matches(name, found, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
+        if owners:
+            hint = f"{name!r} is in plugin {owners[0]}: edgelora plugins show {owners[0]}; "
         known = ", ".join(sorted(found)) or "none"
         raise PluginMissing(f"no plugin {name!r} is installed", fix=f"{hint}installed are: {known}")
     plugin = found[name]
@@ -74,6 +77,11 @@ def show(name: str) -> None:
 
 plugins.add_command(new)
 plugins.add_command(check)
+
+
+def _names(plugin: PluginStatus) -> set[str]:
+    """Of everything it offers."""
+    return {part.part.name for part in plugin.parts} | {item.derivative.name for item in plugin.derivatives}
 
 
 def _offers(plugin: PluginStatus) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import click
@@ -16,11 +17,10 @@ TEMPLATE = """\
 derivative: {derivative}            # `edgelora plugins list` names those installed
 base: {base}                  # a folder with a model, a cached Hub id, or micro (built in)
 data:
-  - path: {data}         # JSONL, JSON, parquet or CSV; relative to this file
-    held_out: 0.05            # share of the rows that is measured and never trained on
+{data}
 adapter:
-  rank: 16
-  alpha: 16
+  rank: {rank}
+  alpha: {alpha}
   target_modules: all-linear
 train:
   max_steps: 300
@@ -48,18 +48,35 @@ def recipe() -> None:
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default=Path("recipe.yaml"))
 @click.option("--derivative", default="lora", show_default=True, help="A derivative, such as lora or qlora.")
 @click.option("--base", default="micro", show_default=True, help="A model folder, a cached Hub id, or micro.")
-@click.option("--data", default="train.jsonl", show_default=True, help="The file with your rows.")
-def new(path: Path, derivative: str, base: str, data: str) -> None:
+@click.option(
+    "--data",
+    multiple=True,
+    default=["train.jsonl"],
+    show_default=True,
+    help="A file with your rows; several files are several tasks, called as the files are.",
+)
+def new(path: Path, derivative: str, base: str, data: tuple[str, ...]) -> None:
     """Write a commented recipe to PATH (recipe.yaml), ready to be edited."""
     from edgelora.errors import TargetExists
+    from edgelora.plan import make_plan
     from edgelora.recipe import make_recipe
+    from edgelora.registry import Registry
 
     if path.exists():
         raise TargetExists(f"{path} exists already", fix="choose another name, or delete it first")
     # JSON strings are YAML strings: names with spaces, colons or hashes stay what they are.
-    values = {"derivative": derivative, "base": base, "data": data, "out": f"runs/{path.stem}"}
+    values = {"derivative": derivative, "base": base, "out": f"runs/{path.stem}"}
     quoted = {key: _yaml_scalar(value) for key, value in values.items()}
-    text = TEMPLATE.format(file=path, **quoted)
+    # The derivative's own, which are not the same for all: AdaLoRA starts with more than it keeps.
+    plan = make_plan(make_recipe({"derivative": derivative, "base": base}), Registry.discover())
+    adapter = plan.parts["adapter"].options.model_dump()
+    text = TEMPLATE.format(
+        file=path,
+        data="\n".join(_source(each, is_task=len(data) > 1) for each in data),
+        rank=adapter["rank"],
+        alpha=f"{adapter['alpha']:g}",
+        **quoted,
+    )
     make_recipe(yaml.safe_load(text), where=str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -78,6 +95,15 @@ def schema() -> None:
 
     document = Recipe.model_json_schema()
     emit(document, json.dumps(document, indent=2))
+
+
+def _source(path: str, *, is_task: bool) -> str:
+    lines = [f"  - path: {_yaml_scalar(path)}         # JSONL, JSON, parquet or CSV; relative to this file"]
+    if is_task:
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(path).stem).strip("-") or "main"
+        lines.append(f"    task: {_yaml_scalar(name)}")
+    lines.append("    held_out: 0.05            # share of the rows that is measured and never trained on")
+    return "\n".join(lines)
 
 
 def _yaml_scalar(value: str) -> str:

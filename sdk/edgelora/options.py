@@ -5,15 +5,27 @@ Importing them imports pydantic, so descriptors name options by string.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from edgelora.plan import Plan
 
 
 class Options(BaseModel):
     """Base class of every part's options: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def check(self, plan: Plan) -> None:
+        """Refuse what cannot work with the rest of a plan; by default nothing. No torch here.
+
+        Called when a recipe with data is planned, so that nobody waits for a model to load first.
+
+        Raises:
+            PlanError: Something does not fit, such as the name of a task that the data do not have.
+        """
 
 
 class AdapterOptions(Options):

@@ -148,11 +148,7 @@ class LossCombiner(Protocol):
     def attach(self, run: TrainingRun) -> None:
         """Called once before anything else.
 
-        Before a base is loaded it is called on a combiner that is then thrown away, to find wrong options
-        early; ``total_steps`` is 0 there where the recipe counts epochs.
-
-        Raises:
-            PlanError: The options name a task the run does not have.
+        Options that do not suit the tasks are refused earlier, in `edgelora.Options.check`.
         """
         ...
 

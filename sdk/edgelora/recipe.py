@@ -55,6 +55,7 @@ class DataSource(_Section):
     path: Path
     """JSONL, JSON, parquet or CSV; relative paths start at the recipe's folder."""
     task: TaskName = "main"
+    """What the rows are for; files of one name are one task."""
     format: Format = "auto"
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """About this fraction of distinct rows is kept out of training, chosen by a hash of their content."""
@@ -109,17 +110,25 @@ class Recipe(_Section):
     """One fine-tuning job: a derivative, a base, data, and where the result goes."""
 
     derivative: str = "lora"
+    """A published method, by name: `edgelora plugins list` shows those installed."""
     base: str
     """A folder, a cached Hub id, or ``micro``."""
     revision: str | None = None
     """Of a Hub id."""
     quantizer: PartChoice | None = None
+    """How the base is kept; by default the derivative's. A name, or ``{name, options}``."""
     adapter: PartChoice | None = None
+    """What learns, with rank, alpha and targets; by default the derivative's."""
     rank_scheduler: PartChoice | None = None
+    """What steers ranks while training; by default the derivative's, or ``constant``."""
     loss_combiner: PartChoice | None = None
+    """How the losses of tasks become one; by default the derivative's, or ``sum``."""
     evaluators: tuple[PartChoice, ...] | None = None
+    """What is measured at the end; by default the derivative's, or ``[loss]``."""
     data: tuple[DataSource, ...] = ()
+    """The files to train on. Rows of all of them share batches."""
     train: TrainSettings = TrainSettings()
+    """How to train."""
     about: About = About()
     past: tuple[str, ...] = ()
     """References of adapters that came before (continual learning)."""

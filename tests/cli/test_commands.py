@@ -60,8 +60,50 @@ def test_recipe_new_writes_a_recipe_that_plans(edgelora):
     made = edgelora("recipe", "new", "my.yaml", "--derivative", "qlora", "--data", "rows: odd #1.jsonl")
     assert made.exit_code == 0 and "edgelora plan my.yaml" in made.err
     document = yaml.safe_load(Path("my.yaml").read_text())
-    assert document["data"][0]["path"] == "rows: odd #1.jsonl" and document["out"] == "runs/my"
+    assert document["data"] == [{"path": "rows: odd #1.jsonl", "held_out": 0.05}]
+    assert document["out"] == "runs/my"
+    Path("rows: odd #1.jsonl").touch()
     assert edgelora("plan", "my.yaml").exit_code == 0
+
+
+def test_recipe_new_starts_with_the_ranks_of_the_derivative(edgelora):
+    assert edgelora("recipe", "new", "my.yaml", "--derivative", "adalora").exit_code == 0
+    adapter = yaml.safe_load(Path("my.yaml").read_text())["adapter"]
+    # More than the 16 that its scheduler leaves, or nothing would be pruned.
+    assert (adapter["rank"], adapter["alpha"]) == (24, 24)
+
+
+def test_recipe_new_makes_a_task_of_each_of_several_files(edgelora):
+    files = ("--data", "pumps.jsonl", "--data", "my valves.jsonl")
+    assert edgelora("recipe", "new", "my.yaml", "--derivative", "mtlora", *files).exit_code == 0
+    data = yaml.safe_load(Path("my.yaml").read_text())["data"]
+    assert [source["task"] for source in data] == ["pumps", "my-valves"]
+
+
+def test_plan_of_a_data_file_that_is_not_there_names_it(edgelora):
+    Path("recipe.yaml").write_text("{base: micro, data: [{path: rows.jsonl}]}")
+    ran = edgelora("plan", "recipe.yaml")
+    assert ran.exit_code == 4
+    assert ran.err.startswith("error[file-not-found]: there is no data file ") and "rows.jsonl" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("derivative", "changes", "problem"),
+    [
+        ("mtlora", "loss_combiner.weights={min: 2}", "names 'min', which is no task of the data"),
+        ("mtlora", "adapter.task_rank_pattern={man: 2}", "names 'man', which is no task of the data"),
+        ("mtlora", "loss_combiner.weights={main: 0}", "0 for every task"),
+        ("adalora", "rank_scheduler.target_rank=99", "target_rank 99 is more than the 24 ranks per site"),
+        ("adalora", "rank_scheduler.warmup_steps=400", "400 warmup and 90 final steps leave none of 300"),
+    ],
+)
+def test_plan_refuses_options_that_do_not_suit_the_rest(edgelora, derivative, changes, problem):
+    Path("rows.jsonl").touch()
+    Path("recipe.yaml").write_text(
+        f"{{derivative: {derivative}, base: micro, data: [{{path: rows.jsonl}}], train: {{max_steps: 300}}}}"
+    )
+    ran = edgelora("plan", "recipe.yaml", "--set", changes)
+    assert ran.exit_code == 3 and problem in ran.err
 
 
 def test_recipe_new_never_replaces_a_file(edgelora):
@@ -80,10 +122,12 @@ def test_recipe_schema_is_a_json_schema(edgelora):
 
 def test_plan_shows_parts_with_options(edgelora):
     Path("recipe.yaml").write_text("{derivative: qlora, base: micro, data: [{path: a.jsonl}]}")
+    Path("a.jsonl").touch()
     ran = edgelora("plan", "recipe.yaml", "--set", "adapter.rank=4", "--json")
     assert ran.document["parts"]["quantizer"]["name"] == "nf4"
     assert ran.document["parts"]["adapter"]["options"]["rank"] == 4
-    assert "nf4" in edgelora("plan", "recipe.yaml").out
+    shown = edgelora("plan", "recipe.yaml").out
+    assert "nf4" in shown and "rank=16, alpha=16.0" in shown
 
 
 def test_plan_of_a_missing_recipe_says_how_to_write_one(edgelora):

@@ -73,6 +73,8 @@ def test_new_plugins_and_examples_are_typed_to_the_letter(edgelora):
         ("edgelora-mine", "the distribution of 'mine' is called edgelora-mine"),
         ("My_Method", "'My_Method' is no name of a part"),
         ("8bit", "a letter first"),
+        ("null", "'null' means something else in a recipe: YAML reads it as None"),
+        ("yes", "YAML reads it as True"),
         ("../mine", "is no name of a part"),
         ("mine-", "is no name of a part"),
         ("m" * 51, "up to 50"),

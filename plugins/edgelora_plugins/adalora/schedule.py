@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from edgelora.capabilities import Prunable
-from edgelora.errors import PlanError
 from edgelora.layers.authoring import PassiveScheduler
 from edgelora.protocols import TrainingRun
 from edgelora_plugins.adalora.options import BudgetOptions
@@ -38,22 +37,11 @@ class BudgetScheduler(PassiveScheduler):
             site: next(parameter.shape[dim] for parameter, dim in layer.rank_components().values())
             for site, layer in self.layers.items()
         }
-        options, self.total = self.options, run.total_steps
-        self.warmup = self.total // 10 if options.warmup_steps is None else options.warmup_steps
-        self.final = 3 * self.total // 10 if options.final_steps is None else options.final_steps
+        self.total = run.total_steps
+        self.warmup, self.final = self.options.phases(self.total)
         self.start = sum(self.ranks.values())
-        self.target = options.target_rank * len(self.layers)
-        if self.warmup + self.final >= self.total:
-            raise PlanError(
-                f"budget: {self.warmup} warmup and {self.final} final steps leave none of {self.total}",
-                fix="lower rank_scheduler.warmup_steps or final_steps, or train longer",
-            )
-        if self.target > self.start:
-            raise PlanError(
-                f"budget: target_rank {options.target_rank} at {len(self.layers)} sites is more than the "
-                f"{self.start} ranks training starts with",
-                fix="raise adapter.rank, to 1.5 times target_rank as is usual, or lower target_rank",
-            )
+        self.target = self.options.target_rank * len(self.layers)
+        self.options.check_target(self.start / len(self.layers))
         # In float32 whatever the adapter has: averages that decay slowly need its digits.
         self.sensitivity = {name: _zeros(parameter) for name, parameter, _ in self._parameters()}
         self.uncertainty = {name: _zeros(parameter) for name, parameter, _ in self._parameters()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import warnings
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgelora.errors import PlanError, PluginBug
+from edgelora.errors import PluginBug
 from edgelora.layers import FrozenLinear, LowRankLinear
 from edgelora.layers.authoring import SiteAdapter
 from edgelora.protocols import Factors, Site
@@ -98,12 +97,7 @@ class TaskLoraAdapter(SiteAdapter):
             )
 
     def wrap(self, base: FrozenLinear, site: Site) -> nn.Module:
-        """Put shared and task-specific branches beside ``base``.
-
-        Raises:
-            PlanError: ``task_rank_pattern`` names a task that the data do not have.
-        """
-        check_tasks(self.options.task_rank_pattern, site.task_names, "adapter.task_rank_pattern")
+        """Put shared and task-specific branches beside ``base``."""
         return TaskLoraLinear(base, site, self.options, self.routing)
 
 
@@ -122,17 +116,3 @@ def task_factors(layer: nn.Module, tasks: Iterable[str]) -> tuple[list[Tensor], 
     """The As and the Bs of some tasks, in their order."""
     pairs = [(getattr(layer, f"task_A_{task}"), getattr(layer, f"task_B_{task}")) for task in tasks]
     return [A for A, _ in pairs], [B for _, B in pairs]
-
-
-def check_tasks(named: Mapping[str, object], tasks: tuple[str, ...], where: str) -> None:
-    """Refuse names that are no task of the run.
-
-    Raises:
-        PlanError: There is one.
-    """
-    if strange := sorted(set(named) - set(tasks)):
-        near = difflib.get_close_matches(strange[0], tasks, n=1)
-        raise PlanError(
-            f"{where} names {strange[0]!r}, which is no task of the data",
-            fix=f"did you mean {near[0]!r}?" if near else f"use one of: {', '.join(tasks)}",
-        )

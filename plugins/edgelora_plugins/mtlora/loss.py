@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from edgelora import Options
 from edgelora.layers.authoring import SummingCombiner
 from edgelora.protocols import TrainingRun
-from edgelora_plugins.mtlora.layer import check_tasks
 from edgelora_plugins.mtlora.options import WeightOptions
 
 PREFIX = "task."
@@ -21,14 +20,6 @@ class WeightedTasks(SummingCombiner):
     """L = Σ w_t L_t + Σ auxiliary losses; w_t = 1 where no weight is given."""
 
     options: WeightOptions
-
-    def attach(self, run: TrainingRun) -> None:
-        """Check the weights against the tasks.
-
-        Raises:
-            PlanError: A weight names no task of the run.
-        """
-        check_tasks(self.options.weights, run.tasks, "loss_combiner.weights")
 
     def __call__(self, losses: Mapping[str, Tensor], step: int) -> Tensor:
         """Scalar weighted sum."""

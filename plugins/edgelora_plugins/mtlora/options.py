@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from edgelora import AdapterOptions, Options
+from edgelora.errors import PlanError
+
+if TYPE_CHECKING:
+    from edgelora.plan import Plan
 
 
 class TaskSumOptions(AdapterOptions):
@@ -29,6 +35,10 @@ class TaskLoraOptions(AdapterOptions):
         {}, description="Other ranks for some tasks, by the task's name."
     )
 
+    def check(self, plan: Plan) -> None:
+        """Refuse ranks for tasks that the data do not have."""
+        _check_tasks(self.task_rank_pattern, plan, "adapter.task_rank_pattern")
+
 
 class WeightOptions(Options):
     """Options of ``task-weighted``."""
@@ -36,3 +46,21 @@ class WeightOptions(Options):
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {}, description="Weight of a task's loss, by the task's name; 1 where none is given."
     )
+
+    def check(self, plan: Plan) -> None:
+        """Refuse weights for tasks that the data do not have, and weights that are all zero."""
+        _check_tasks(self.weights, plan, "loss_combiner.weights")
+        if all(self.weights.get(task, 1.0) == 0 for task in plan.tasks):
+            raise PlanError(
+                "loss_combiner.weights are 0 for every task, so nothing would be learned",
+                fix="give one task a weight above 0",
+            )
+
+
+def _check_tasks(named: Iterable[str], plan: Plan, where: str) -> None:
+    if strange := sorted(set(named) - set(plan.tasks)):
+        near = difflib.get_close_matches(strange[0], plan.tasks, n=1)
+        raise PlanError(
+            f"{where} names {strange[0]!r}, which is no task of the data",
+            fix=f"did you mean {near[0]!r}?" if near else f"use one of: {', '.join(plan.tasks)}",
+        )

@@ -53,12 +53,12 @@ class Adapted:
         Raises:
             PlanError: The adapter has no such task, or several and ``task`` is None.
         """
-        tasks = self.tasks
+        tasks = self.tasks or self.plan.tasks
         if (task is None and len(tasks) > 1) or (task is not None and task not in tasks):
             problem = f"has no task {task!r}" if task else f"was trained on {len(tasks)} tasks"
             raise PlanError(
                 f"adapter {self.manifest.identity.name} {problem}",
-                fix=f"name one: --task {' | '.join(tasks)}" if tasks else "leave --task out",
+                fix=f"name one: --task {' | '.join(tasks)}" if len(tasks) > 1 else "leave --task out",
             )
         chosen = torch.tensor(tasks.index(task) if task else 0, device=_device(self.model))
         for layer in self.layers.values():
@@ -164,7 +164,7 @@ def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> dict[st
         if torch.equal(before, probe_logits(model)):
             raise NoEffect(
                 f"adapter {manifest.identity.name} changes no output of the base",
-                fix="train it for more than zero steps, or use the base alone",
+                fix="use the base alone; if it is yours, train it again with other ranks or weights of tasks",
             )
     except EdgeloraError:
         take_off(model, layers)

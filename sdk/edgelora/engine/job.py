@@ -21,6 +21,7 @@ from edgelora.engine.batches import DealtBatches
 from edgelora.engine.compute import make_accelerator
 from edgelora.engine.conditions import fix_conditions, restore_conditions, seed_everything
 from edgelora.engine.data import Dataset, load_dataset
+from edgelora.engine.effect import changes_something
 from edgelora.engine.known_bases import remember_base
 from edgelora.engine.memory import peaks, reset_peaks
 from edgelora.engine.report import QuietReporter, Reporter
@@ -30,7 +31,7 @@ from edgelora.errors import PlanError, ResumeMismatch
 from edgelora.manifest import MANIFEST_NAME, Base, Manifest, read_manifest
 from edgelora.manifest.base_identity import identify_base
 from edgelora.plan import Plan
-from edgelora.protocols import Measurement, TrainingRun
+from edgelora.protocols import Measurement
 
 FREE_TO_CHANGE = {
     ("recipe", "out"),
@@ -60,9 +61,6 @@ class Job:
         self.place = base.locate_base(plan.recipe.base, plan.recipe.revision)
         self.adapter = plan.build("adapter")
         self.tokenizer = base.load_tokenizer(self.place)
-        # A combiner that the data's tasks do not suit is refused before a model is loaded.
-        settings = plan.recipe.train
-        plan.build("loss_combiner").attach(TrainingRun(settings.max_steps or 0, settings.seed, plan.tasks))
         self.peak_bytes: dict[str, int] = {}
         self.tokens = 0
         self.steps = 0
@@ -212,6 +210,12 @@ class Job:
     ) -> Manifest:
         """Write the adapter directory; of several processes, the main one does."""
         if self.accelerator.is_main_process:
+            model.eval()
+            if layers and not changes_something(layers, len(dataset.tasks)):
+                self.reporter.message(
+                    "the adapter changes no output of the base, and is refused where it is applied: look at "
+                    "its ranks and weights of tasks, or train longer"
+                )
             remember_base(self.identity, self.place)
             record = self._record(dataset, base_measurements, measurements)
             pack.pack(model, layers, self.plan, record, self.folder.adapter)

@@ -105,7 +105,7 @@ def _derivative(component: Component, registry: Registry) -> str:
         version = f">={adapter.version}" if made_by.distribution == adapter.distribution else ""
         raise PluginMissing(
             f"the adapter was made with derivative {name!r}, which is not usable here: {error.problem}",
-            fix=f"pip install '{made_by.distribution}{version}'",
+            fix=_remedy(made_by.name, f"{made_by.distribution}{version}", error, registry),
         ) from error
     return name
 
@@ -118,5 +118,11 @@ def _check_installed(component: Component, kind: Any, registry: Registry) -> Non
         raise PluginMissing(
             f"the adapter needs {kind} {part.name!r} of plugin {part.plugin!r}, which is not usable here: "
             f"{error.problem}",
-            fix=f"pip install '{part.distribution}>={part.version}'",
+            fix=_remedy(part.plugin, f"{part.distribution}>={part.version}", error, registry),
         ) from error
+
+
+def _remedy(plugin: str, requirement: str, error: PartNotFound, registry: Registry) -> str:
+    """Installing helps unless the plugin is there and does not load."""
+    is_there = any(each.name == plugin and each.state != "ready" for each in registry.plugins)
+    return error.fix if is_there else f"pip install '{requirement}'"

@@ -42,18 +42,6 @@ class PlannedPart:
     options: Options
     part: Part
 
-    @property
-    def changed_options(self) -> dict[str, Any]:
-        """Options that differ from the part's own defaults, as JSON values."""
-        dumped = self.options.model_dump(mode="json")
-        fields = type(self.options).model_fields
-        return {
-            name: dumped[name]
-            for name, field in fields.items()
-            if field.is_required()
-            or getattr(self.options, name) != field.get_default(call_default_factory=True)
-        }
-
     def build(self) -> Any:
         """Import the target, call it with the options, and return the object, which meets its protocol.
 

@@ -84,7 +84,8 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
         AmbiguousPart: A bare name is offered by several.
         OptionsError: A part refuses its options.
         CombinationError: A chosen part refuses another.
-        PlanError: The recipe leaves something open, or lists an evaluator twice.
+        PlanError: The recipe leaves something open, lists an evaluator twice, or a part's options do not suit
+            the rest of the plan.
         PluginBug: A part breaks a rule of its hook.
     """
     if recipe.past:
@@ -104,7 +105,7 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
     evaluators = choose_evaluators(recipe, origin, registry)
     _check_combination((*parts.values(), *evaluators))
     _check_needs(parts["adapter"], (*parts.values(), *evaluators))
-    return Plan(
+    plan = Plan(
         recipe=recipe,
         derivative=origin.derivative.name,
         origin=origin,
@@ -112,6 +113,10 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
         evaluators=evaluators,
         tasks=tuple(dict.fromkeys(source.task for source in recipe.data)) or ("main",),
     )
+    if recipe.data:
+        for part in (*parts.values(), *evaluators):
+            part.options.check(plan)
+    return plan
 
 
 def plan_from_document(document: Mapping[str, Any], registry: Registry) -> Plan:

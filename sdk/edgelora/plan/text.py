@@ -15,7 +15,7 @@ _LABEL_WIDTH = 16
 
 
 def describe_plan(plan: Plan) -> str:
-    """One line per decision: the method, the base, each part with the options that were changed, the data."""
+    """One line per decision: method, base, each part with its options, defaults included, and data."""
     derivative = plan.origin.derivative
     about = "; ".join(text for text in (derivative.summary, derivative.paper) if text)
     origin = f"from {plan.origin.plugin}, {plan.origin.distribution} {plan.origin.version}"
@@ -47,11 +47,13 @@ def _many(label: str, texts: list[str]) -> list[str]:
 
 
 def _part(part: PlannedPart) -> str:
-    changed = ", ".join(
-        f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in part.changed_options.items()
+    options = ", ".join(
+        f"{name}={json.dumps(value, ensure_ascii=False)}"
+        for name, value in part.options.model_dump(mode="json").items()
+        if value not in ({}, [])
     )
     name = f"{part.name} (from {part.plugin}, {part.distribution} {part.version})"
-    return f"{name}: {changed}" if changed else name
+    return f"{name}: {options}" if options else name
 
 
 def _source(source: DataSource) -> str:

@@ -49,9 +49,13 @@ def _article(what: str) -> str:
 def _problem(name: str, what: str, offered: Sequence[Found], plugins: Iterable[PluginStatus]) -> str:
     known = ", ".join(sorted({name_of(found) for found in offered})) or "none at all"
     lines = [f"no plugin offers {_article(what)} {name!r}; known: {known}"]
-    for plugin in plugins:
-        if plugin.state != "ready":
-            lines.append(f"plugin {plugin.name} ({plugin.distribution}) is {plugin.state}: {plugin.cause}")
+    idle = [plugin for plugin in plugins if plugin.state != "ready"]
+    owner, _, bare = name.rpartition(":")
+    concerned = [plugin for plugin in idle if len(idle) == 1 or plugin.name in (owner, bare)]
+    for plugin in concerned:
+        lines.append(f"plugin {plugin.name} ({plugin.distribution}) is {plugin.state}: {plugin.cause}")
+    if others := [plugin.name for plugin in idle if plugin not in concerned]:
+        lines.append(f"{len(others)} plugins did not load ({', '.join(others)}), see: edgelora plugins list")
     return "; ".join(lines)
 
 

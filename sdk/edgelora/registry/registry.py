@@ -34,6 +34,7 @@ from edgelora.registry.discovery import (
     is_plugin_name,
 )
 from edgelora.registry.lookup import find
+from edgelora.registry.remarks import lost_parts, shared_names
 from edgelora.registry.status import (
     FoundDerivative,
     FoundPart,
@@ -105,8 +106,13 @@ class Registry:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a listing should say beside the plugins: unknown names in the variables, heavy plugins."""
-        return (*self._warnings, *(status.warning for status in self.plugins if status.warning))
+        """What a listing should say beside the plugins.
+
+        Unknown names in the variables, heavy plugins, names that several plugins use, and derivatives of
+        parts that nobody offers.
+        """
+        heavy = (status.warning for status in self.plugins if status.warning)
+        return (*self._warnings, *heavy, *shared_names(self.plugins), *lost_parts(self.plugins))
 
     def parts(self, kind: Kind) -> tuple[FoundPart, ...]:
         """All parts of a kind, sorted by name, then plugin."""

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import yaml
+
 from edgelora.parts import Kind
 from edgelora.registry import Registry
 
@@ -64,6 +66,8 @@ def name_defect(names: PluginNames, registry: Registry) -> str | None:
             f"{name!r} is no name of a part: up to {_LONGEST} lower-case letters, digits and single hyphens, "
             "a letter first, as in 'my-method'"
         )
+    if yaml.safe_load(name) != name:
+        return f"{name!r} means something else in a recipe: YAML reads it as {yaml.safe_load(name)!r}"
     for taken, owner in _taken(registry):
         if name == taken:
             return f"{name!r} is taken by {owner}; choose another name"

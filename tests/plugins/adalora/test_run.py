@@ -57,7 +57,7 @@ def test_only_kept_components_are_published_and_alpha_is_still_over_the_rank_of_
     # PEFT knows no rank 0: a site that was pruned away is left out.
     assert form.ranks == {"o": 4, "q": 1}
     for site, rank in form.ranks.items():
-        A, B = form.tensors[f"{site}.lora_A"], form.tensors[f"{site}.lora_B"]
+        A, B = (form.tensors[f"{site}.lora_{side}.weight"] for side in "AB")
         assert (A.shape, B.shape) == ((rank, 16), (12, rank))
         assert form.alphas[site] / rank == pytest.approx(8.0 / (6 + 1e-5))
         layer = layers[site]

@@ -208,7 +208,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(stop):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"target_rank": 9}, "target_rank 9 at 3 sites is more than the 24 ranks"),
+        ({"target_rank": 9}, "target_rank 9 is more than the 8 ranks per site"),
         ({"warmup_steps": 160}, "160 warmup and 40 final steps leave none of 200"),
     ],
 )

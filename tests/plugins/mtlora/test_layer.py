@@ -346,14 +346,5 @@ def test_a_task_may_be_called_what_a_module_calls_its_own():
     }
 
 
-def test_a_rank_for_a_task_that_is_none_is_refused_with_a_suggestion():
-    adapter = TaskLoraAdapter(TaskLoraOptions(task_rank_pattern={"sorr": 2}))
-    with pytest.raises(
-        PlanError, match=r"adapter\.task_rank_pattern names 'sorr', which is no task"
-    ) as caught:
-        adapter.wrap(FrozenLinear.of(nn.Linear(IN, OUT)), site())
-    assert caught.value.fix == "did you mean 'sort'?"
-
-
 def test_it_has_the_abilities_it_declares(layer):
     assert all(isinstance(layer, ability) for ability in (Additive, LowRank, TaskAware))

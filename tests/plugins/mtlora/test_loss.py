@@ -1,6 +1,7 @@
 """Weights given and weights learned."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from edgelora import Options
 from edgelora.errors import PlanError
 from edgelora.protocols import TrainingRun
 from edgelora_plugins.mtlora.loss import LearnedUncertainty, WeightedTasks
-from edgelora_plugins.mtlora.options import WeightOptions
+from edgelora_plugins.mtlora.options import TaskLoraOptions, WeightOptions
 
 AUX = "aux.model.layers.0.self_attn.q_proj.orthogonality"
 
@@ -60,11 +61,14 @@ def test_a_task_of_weight_0_gets_no_gradient():
 @pytest.mark.parametrize(
     ("name", "fix"), [("transalte", "did you mean 'translate'?"), ("zzz", "use one of: translate, sum")]
 )
-def test_a_weight_for_no_task_of_the_run_is_refused(name, fix):
-    with pytest.raises(
-        PlanError, match=rf"loss_combiner\.weights names '{name}', which is no task"
-    ) as caught:
-        weighted({name: 1.0}, tasks=("translate", "sum"))
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [(TaskLoraOptions, "adapter.task_rank_pattern"), (WeightOptions, "loss_combiner.weights")],
+)
+def test_an_option_for_no_task_of_the_data_is_refused(options, where, name, fix):
+    field = where.partition(".")[2]
+    with pytest.raises(PlanError, match=rf"{where} names '{name}', which is no task") as caught:
+        options(**{field: {name: 1}}).check(SimpleNamespace(tasks=("translate", "sum")))
     assert caught.value.fix == fix
 
 

@@ -233,11 +233,24 @@ def test_a_tensor_of_another_shape_is_named(trained, tiny_base, registry, tmp_pa
         load_adapted(str(folder), registry, base=str(tiny_base))
 
 
-def test_a_missing_plugin_says_what_to_install(trained, tiny_base):
-    without = Registry.discover(block={"qlora"})
+def test_a_missing_plugin_says_what_to_install(trained, tiny_base, registry, tmp_path):
+    manifest = read_manifest(copy_of(trained["qlora"], tmp_path) / MANIFEST_NAME)
+    (component,) = manifest.components
+    quantizer = component.parts["quantizer"].model_copy(
+        update={"plugin": "gone", "distribution": "edgelora-gone", "version": "2.1"}
+    )
+    parts = {**component.parts, "quantizer": quantizer}
+    repack(tmp_path / "copy", components=(component.model_copy(update={"parts": parts}),))
+    with pytest.raises(PluginMissing, match="quantizer 'nf4' of plugin 'gone'") as caught:
+        load_adapted(str(tmp_path / "copy"), registry, base=str(tiny_base))
+    assert caught.value.fix == "pip install 'edgelora-gone>=2.1'"
+
+
+def test_a_plugin_that_is_there_and_unwanted_is_not_installed_again(trained, tiny_base, monkeypatch):
+    monkeypatch.setenv("EDGELORA_BLOCK", "qlora")
     with pytest.raises(PluginMissing, match="qlora") as caught:
-        load_adapted(str(trained["qlora"]), without, base=str(tiny_base))
-    assert caught.value.fix.startswith("pip install")
+        load_adapted(str(trained["qlora"]), Registry.discover(), base=str(tiny_base))
+    assert caught.value.fix == "remove qlora from EDGELORA_BLOCK"
 
 
 def test_an_adapter_over_skipped_modules_is_rebuilt_over_them(tiny_base, rows, registry, tmp_path):

@@ -343,3 +343,16 @@ def test_a_run_that_cannot_start_leaves_the_one_it_would_replace(recipe, registr
     with pytest.raises(PlanError, match="rank 5 does not divide"):
         run(refused, registry, overwrite=True)
     assert verify(result.folder) == []
+
+
+@pytest.mark.parametrize(("learning_rate", "is_told"), [(1e-2, False), (1e-45, True)])
+def test_an_adapter_that_learned_nothing_is_told(recipe, registry, learning_rate, is_told):
+    said = []
+
+    class Listening(QuietReporter):
+        def message(self, text):
+            said.append(text)
+
+    settings = {"learning_rate": learning_rate, "max_steps": 2}
+    run(recipe(train=settings), registry, reporter=Listening())
+    assert any("changes no output of the base" in text for text in said) == is_told

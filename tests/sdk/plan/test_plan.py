@@ -458,14 +458,14 @@ def test_a_target_that_needs_a_package_that_is_not_installed_says_which(environm
         assert fix in caught.value.fix
 
 
-def test_the_description_names_each_part_its_plugin_and_the_options_that_were_changed() -> None:
+def test_the_description_names_each_part_its_plugin_and_its_options() -> None:
     text = plan_of(
         derivative="quartet", data=[{"path": "a.jsonl", "held_out": 0.05}], train={"max_steps": 9}
     ).describe()
     lines = {line[:16].strip(): line[16:] for line in text.splitlines()}
     assert lines["derivative"] == "quartet (from methods, local 0): a quarter of the bits; arXiv:0000.00000"
     assert lines["base"] == "micro"
-    assert lines["quantizer"] == "four-bit (from methods, local 0): block_size=32"
+    assert lines["quantizer"] == "four-bit (from methods, local 0): block_size=32, double=true"
     assert lines["rank scheduler"] == "constant (from baseline, local 0)"
     assert "a.jsonl as task main, format auto, 5.0% held out" in lines["data"]
     assert lines["train"].startswith("9 steps of 2 rows × 4")
