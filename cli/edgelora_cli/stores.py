@@ -76,11 +76,22 @@ def remove(name: str) -> None:
 
 
 def _emit_stores(config: StoreConfig) -> None:
-    rows = [
-        (name, address, "default" if name == config.default else "")
+    stores = [
+        {
+            "name": name,
+            "address": address,
+            "default": name == config.default,
+            "token_env": config.token_variables.get(name),
+        }
         for name, address in config.addresses.items()
     ]
-    document = {
-        "stores": [{"name": name, "address": address, "default": bool(mark)} for name, address, mark in rows]
-    }
-    emit(document, table(("store", "address", ""), rows))
+    rows = [
+        (
+            str(each["name"]),
+            str(each["address"]),
+            str(each["token_env"] or ""),
+            "default" if each["default"] else "",
+        )
+        for each in stores
+    ]
+    emit({"stores": stores}, table(("store", "address", "token in", ""), rows))

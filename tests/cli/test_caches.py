@@ -16,6 +16,8 @@ def test_push_and_pull_name_an_endpoint_by_address_or_by_name(edgelora, hub):
     write_adapter(Path("adapter"), extra={"README.md": b"---\ntags: [edgelora]\n---\n"})
     assert edgelora("stores", "add", "fleet", hub.url, "--token-env", "FLEET_TOKEN").exit_code == 0
     ran = edgelora("push", "adapter", "alice/decimals", "--to", "fleet", "--json")
+    assert "FLEET_TOKEN" in edgelora("stores", "list").out
+    assert edgelora("stores", "list", "--json").document["stores"][0]["token_env"] == "FLEET_TOKEN"
     assert ran.exit_code == 3 and "FLEET_TOKEN" in ran.document["error"]["problem"]
     assert edgelora("push", "adapter", "alice/decimals", "--to", hub.url, "--public").exit_code == 3
     assert edgelora("stores", "add", "fleet", hub.url).exit_code == 0

@@ -148,7 +148,12 @@ def test_plan_of_an_unknown_key_names_the_nearest(edgelora):
 def test_stores_are_added_listed_and_removed(edgelora, tmp_path):
     assert edgelora("stores", "add", "usb", str(tmp_path / "usb"), "--default").exit_code == 0
     listed = edgelora("stores", "list", "--json").document["stores"]
-    assert {"name": "usb", "address": f"file://{tmp_path / 'usb'}", "default": True} in listed
+    assert {
+        "name": "usb",
+        "address": f"file://{tmp_path / 'usb'}",
+        "default": True,
+        "token_env": None,
+    } in listed
     assert "local" in [store["name"] for store in listed]
     assert edgelora("stores", "remove", "usb").exit_code == 0
     ran = edgelora("stores", "remove", "usb")

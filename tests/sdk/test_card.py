@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from huggingface_hub import ModelCard
+from adapter_folders import write_adapter
+from huggingface_hub import HfApi, ModelCard, ModelInfo, hf_hub_download
+from loopback_hub import LoopbackHub
 
 from edgelora.card import model_card
 from edgelora.manifest import Base, Component, DerivativeRef, EvaluationEntry, PartRef, TrainingDataset
 from edgelora.manifest.record import EvaluationDataset
+from edgelora.transfer import push
 
 DIGEST = "sha256:" + "0" * 64
 MEASURED = (
@@ -90,6 +95,20 @@ def test_what_the_hub_would_refuse_is_left_out() -> None:
     assert set(front) == {"library_name", "license", "pipeline_tag", "tags"}
     assert front["library_name"] == "edgelora"
     assert "/srv/models/tiny" in card(base=base).text
+
+
+def test_the_hubs_client_reads_it_back_from_a_hub(hub: LoopbackHub, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", extra={"README.md": str(card()).encode()})
+    push(adapter, "alice/decimals", to=hub.url)
+    options = {"endpoint": hub.url, "token": False, "cache_dir": tmp_path / "hf"}
+    read = ModelCard.load(hf_hub_download("alice/decimals", "README.md", **options))
+    assert read.data.to_dict() == card().data.to_dict()
+    [listed] = list_models(hub.url)
+    assert listed.id == "alice/decimals" and "edgelora" in listed.tags
+
+
+def list_models(endpoint: str) -> list[ModelInfo]:
+    return list(HfApi(endpoint, token=False).list_models(filter="edgelora"))
 
 
 def test_the_text_shows_the_measurements_with_their_intervals() -> None:
