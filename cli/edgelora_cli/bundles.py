@@ -10,9 +10,11 @@ import click
 
 from edgelora_cli.commands import Group
 from edgelora_cli.console import emit, note, table, warn
+from edgelora_cli.signatures import open_key
+from edgelora_cli.trust_options import policy_of, policy_option, require_signature_option
 
 if TYPE_CHECKING:
-    from edgelora.bundles import Bundle, Index
+    from edgelora.bundles import Index
 
 
 @click.group(cls=Group, short_help="Carry adapters and bases in one file.")
@@ -23,7 +25,7 @@ def bundles() -> None:
 @bundles.command(
     examples="""
     edgelora bundles create line7.edgelora acme/decimals@1.0.0 acme/sensors --base ./models/llama
-    edgelora bundles create all.edgelora acme/decimals --from /media/usb/mirror --base micro
+    edgelora bundles create all.edgelora acme/decimals --from /media/usb/mirror --base micro --key ops
     """
 )
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
@@ -32,11 +34,19 @@ def bundles() -> None:
     "--base", "bases", multiple=True, metavar="FOLDER", help="A base model to take along (repeatable)."
 )
 @click.option("--from", "source", metavar="STORE", help="A store's name, a directory or an address.")
-def create(out: Path, adapters: tuple[str, ...], bases: tuple[str, ...], source: str | None) -> None:
+@click.option("--key", "names", multiple=True, metavar="NAME", help="A key to sign it with (repeatable).")
+def create(
+    out: Path,
+    adapters: tuple[str, ...],
+    bases: tuple[str, ...],
+    source: str | None,
+    names: tuple[str, ...],
+) -> None:
     """Write adapters and bases into OUT; the same content gives the same bytes."""
     from edgelora.bundles import create_bundle
 
-    made = create_bundle(out, adapters, bases=bases, source=source)
+    keys = [open_key(name) for name in names]
+    made = create_bundle(out, adapters, bases=bases, source=source, keys=keys)
     document = {
         "path": str(made.path),
         "sha256": made.sha256,
@@ -52,16 +62,19 @@ def create(out: Path, adapters: tuple[str, ...], bases: tuple[str, ...], source:
     "import",
     examples="""
     edgelora bundles import line7.edgelora
-    edgelora bundles import line7.edgelora --to /srv/mirror
+    edgelora bundles import line7.edgelora --to /srv/mirror --require-signature
     """,
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--to", metavar="STORE", help="A store's name, a directory or an address.")
-def import_command(file: Path, to: str | None) -> None:
+@require_signature_option
+@policy_option
+def import_command(file: Path, to: str | None, require_signature: bool, trust_policy: Path | None) -> None:
     """Check all of FILE, publish its adapters in a store, and keep its bases on this machine."""
     from edgelora.bundles import import_bundle
 
-    done = import_bundle(file, to)
+    policy = policy_of(trust_policy, require_signature=False)
+    done = import_bundle(file, to, policy=policy, require_signature=require_signature)
     lines = [f"{name} {'was there already' if name in done.reused else 'imported'}" for name in done.adapters]
     lines += [f"base {digest} is on this machine" for digest in done.bases]
     lines.append(f"  {done.store}\n  {done.copied_bytes:,} bytes were new")
@@ -77,21 +90,23 @@ def import_command(file: Path, to: str | None) -> None:
     """
 )
 @click.argument("file", type=click.Path(path_type=Path))
-def show(file: Path) -> None:
+@policy_option
+def show(file: Path, trust_policy: Path | None) -> None:
     """Show what FILE holds, without importing it."""
-    from edgelora.bundles import open_bundle
+    from edgelora.bundles import judge_index, open_bundle
 
     with open_bundle(file) as bundle:
         for adapter in bundle.index.adapters:
             bundle.manifest(adapter)
             if adapter.yanked:
                 warn(f"{adapter.reference} was yanked by its publisher: {adapter.yanked}")
-        document = {"path": str(file), "size_bytes": bundle.size_bytes, **_signature(bundle)}
-        emit(document | _contents(bundle.index), _listing(bundle.index))
-
-
-def _signature(bundle: Bundle) -> dict[str, Any]:
-    return {"signed": bundle.signature is not None}
+        signers = judge_index(bundle, policy_of(trust_policy, require_signature=False))
+        document = {"path": str(file), "size_bytes": bundle.size_bytes, "signers": list(map(asdict, signers))}
+        lines = [f"signed by {signer.name or signer.fingerprint}: {signer.standing}" for signer in signers]
+        emit(
+            document | _contents(bundle.index),
+            "\n".join([_listing(bundle.index), *(lines or ["not signed"])]),
+        )
 
 
 def _contents(index: Index) -> dict[str, Any]:

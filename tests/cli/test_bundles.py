@@ -18,7 +18,7 @@ def bundle(edgelora) -> str:
 def test_a_bundle_is_made_shown_imported_and_pulled_from(edgelora, bundle):
     document = edgelora("bundles", "show", bundle, "--json").document
     assert [each["reference"] for each in document["adapters"]] == ["acme/decimals@1.0.0"]
-    assert [each["repo"] for each in document["bases"]] == ["micro"] and not document["signed"]
+    assert [each["repo"] for each in document["bases"]] == ["micro"] and document["signers"] == []
     assert "acme/decimals@1.0.0" in edgelora("bundles", "show", bundle).out
     ran = edgelora("bundles", "import", bundle)
     assert (
@@ -45,3 +45,17 @@ def test_what_is_no_bundle_exits_3(edgelora, bundle):
 
 def test_a_bundle_that_is_not_there_exits_4(edgelora):
     assert edgelora("bundles", "show", "gone.edgelora").exit_code == 4
+
+
+def test_a_signed_bundle_shows_who_signed_and_an_unsigned_one_exits_6(edgelora, bundle):
+    edgelora("keys", "new", "ops")
+    made = edgelora(
+        "bundles", "create", "signed", "acme/decimals", "--from", "./elsewhere", "--key", "ops", "--json"
+    )
+    assert made.document["signed"], made.err
+    signers = edgelora("bundles", "show", "signed", "--json").document["signers"]
+    assert [(signer["name"], signer["standing"]) for signer in signers] == [("ops", "known")]
+    assert "signed by ops: known" in edgelora("bundles", "show", "signed").out
+    assert edgelora("bundles", "import", "signed", "--require-signature").exit_code == 6
+    ran = edgelora("bundles", "import", bundle, "--require-signature")
+    assert ran.exit_code == 6 and "error[unsigned]: the bundle is not signed" in ran.err

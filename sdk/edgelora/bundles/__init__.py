@@ -3,6 +3,7 @@
 from edgelora.bundles.importing import Imported, import_bundle
 from edgelora.bundles.index import BundledAdapter, BundledBase, Index
 from edgelora.bundles.reading import Bundle, open_bundle, read_bundle
+from edgelora.bundles.trust import judge_index, sign_index
 from edgelora.bundles.writing import Created, create_bundle
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "Index",
     "create_bundle",
     "import_bundle",
+    "judge_index",
     "open_bundle",
     "read_bundle",
+    "sign_index",
 ]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgelora.bundles.base_import import import_base, missing_base_bytes
 from edgelora.bundles.index import BundledAdapter
 from edgelora.bundles.reading import Bundle, all_blobs_are_named, open_bundle
+from edgelora.bundles.trust import judge_adapters, judge_index
 from edgelora.errors import DiskFull, PublishRaced, Rollback
 from edgelora.locations import home
 from edgelora.manifest import MANIFEST_NAME, Manifest
+from edgelora.signing import TrustPolicy, read_policy
 from edgelora.store import DirectoryStore, Publication, Snapshot, Store, StoredFile, open_store
 from edgelora.store.blobs import blob_path
 
@@ -36,7 +38,7 @@ class Imported:
 
 
 def import_bundle(
-    path: Path, to: str | None = None, *, judge: Callable[[Bundle], None] | None = None
+    path: Path, to: str | None = None, *, policy: TrustPolicy | None = None, require_signature: bool = False
 ) -> Imported:
     """Bring what a bundle holds into a store, and its bases onto this machine.
 
@@ -46,7 +48,8 @@ def import_bundle(
     Args:
         path: The bundle.
         to: A store's name or address; None is the default store.
-        judge: Looks at the signature before anything is written, and raises.
+        policy: Whose signatures count; None reads the policy in force. Adapters are judged as by a pull.
+        require_signature: Refuse a bundle whose index too few trusted keys signed.
 
     Raises:
         BundleError: It is no bundle, or is cut off.
@@ -55,13 +58,15 @@ def import_bundle(
         VersionExists: The store holds a version with other content.
         Rollback: The store holds a later release, and not this one.
         DiskFull: No space is left.
-        EdgeloraError: What ``judge``, or the reader of a manifest, finds.
+        Unsigned, SignatureInvalid, SignatureUntrusted, KeyRevoked: The trust policy does not let it pass.
+        EdgeloraError: What the reader of a manifest finds.
     """
     with open_bundle(path) as bundle:
-        if judge:
-            judge(bundle)
+        policy = policy or read_policy()
+        judge_index(bundle, policy, required=require_signature)
         pairs = [(adapter, bundle.manifest(adapter)) for adapter in bundle.index.adapters]
         all_blobs_are_named(bundle, [manifest for _, manifest in pairs])
+        judge_adapters(bundle, pairs, policy)
         store = open_store(to)
         _refuse_too_big(bundle, pairs, store)
         copied = sum(import_base(bundle, base) for base in bundle.index.bases)

@@ -21,6 +21,9 @@ from edgelora.store.yanks import check_reason
 
 MAX_INDEX_BYTES = 4 * 2**20
 BUNDLE_VERSION = "1.0"
+MAX_UNLISTED_BYTES = 2 * 2**20
+"""Of one file that a manifest does not list: a signature."""
+
 _MAX_BLOBS = 32768
 _MAX_ADAPTERS = 4096
 _MAX_BASES = 64
@@ -81,6 +84,8 @@ class BundledAdapter(Wire):
             raise ValueError(error.problem) from error
         if self.manifest.size > MAX_MANIFEST_BYTES:
             raise ValueError(f"its manifest is larger than {MAX_MANIFEST_BYTES} bytes")
+        if any(file.size > MAX_UNLISTED_BYTES for file in self.unlisted):
+            raise ValueError(f"a file that no manifest lists is larger than {MAX_UNLISTED_BYTES} bytes")
         paths = [file.path for file in self.unlisted]
         check_paths(paths)
         if paths != sorted(paths) or not all(is_unlisted(path) and path != MANIFEST_NAME for path in paths):

@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +23,12 @@ from edgelora.bundles.archive import (
 )
 from edgelora.bundles.contents import gather
 from edgelora.bundles.index import MAX_INDEX_BYTES, Blob, Index
+from edgelora.bundles.trust import sign_index
 from edgelora.errors import BundleError, DigestMismatch, DiskFull, MissingFile, TargetExists
 from edgelora.files import disk_full_is_an_error, fsync_dir
+from edgelora.signing import PrivateKey
 
 _PIECE_BYTES = 2**20
-
-Sign = Callable[[bytes], bytes]
-"""From the bytes of an index to those of its signature file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def create_bundle(
     *,
     bases: Iterable[str] = (),
     source: str | None = None,
-    sign: Sign | None = None,
+    keys: Sequence[PrivateKey] = (),
 ) -> Created:
     """Write adapters, and the base models they need, into one file, which appears whole or not at all.
 
@@ -59,7 +58,7 @@ def create_bundle(
         adapters: Folders, or references into a store.
         bases: Folders of base models, or ``micro``.
         source: A store's name or address, instead of the one in a reference or the default store.
-        sign: Makes the signature of the index.
+        keys: Sign the index with each of these.
 
     Raises:
         TargetExists: There is something at ``path``.
@@ -81,7 +80,7 @@ def create_bundle(
             f"the index of so many files has {len(data)} bytes, and {MAX_INDEX_BYTES} are allowed",
             fix="make several bundles",
         )
-    signature = sign(data) if sign else None
+    signature = sign_index(data, keys) if keys else None
     _refuse_too_big(path, index)
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
     with disk_full_is_an_error(path):

@@ -8,7 +8,7 @@ from edgelora.signing.envelope import (
     parse_envelope,
     pre_authentication,
 )
-from edgelora.signing.judge import Judgement, Signer, judge
+from edgelora.signing.judge import Judgement, Signer, judge, judge_envelope
 from edgelora.signing.keyring import NamedKey, find_key, import_key, list_keys, new_key, open_private
 from edgelora.signing.keys import PrivateKey, PublicKey, new_private_key
 from edgelora.signing.policy import (
@@ -45,6 +45,7 @@ __all__ = [
     "give_identity",
     "import_key",
     "judge",
+    "judge_envelope",
     "judge_folder",
     "key_named",
     "list_keys",

@@ -45,6 +45,7 @@ class Envelope:
     payload: bytes
     """The bytes of the manifest."""
     signatures: tuple[Signature, ...]
+    payload_type: str = PAYLOAD_TYPE
 
     def with_signatures(self, signatures: Iterable[Signature]) -> Envelope:
         """The same payload with these signatures added; of two by one key, the one that is there stays."""
@@ -67,21 +68,29 @@ def pre_authentication(payload: bytes, payload_type: str = PAYLOAD_TYPE) -> byte
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def parse_envelope(data: bytes, where: str = SIGNATURE_NAME) -> Envelope:
+def parse_envelope(
+    data: bytes,
+    where: str = SIGNATURE_NAME,
+    *,
+    payload_type: str = PAYLOAD_TYPE,
+    limit: int = MAX_ENVELOPE_BYTES,
+) -> Envelope:
     """Read a signature file. What its signatures are worth is `judge`'s to say.
 
     Args:
         data: The bytes of the file.
         where: How errors name it.
+        payload_type: The only one that is accepted.
+        limit: The most bytes it may have.
 
     Raises:
         SignatureInvalid: It is too long, no strict JSON, of another payload type, not sorted, names a key
             twice, or is spelled in another way than the one that is allowed.
     """
-    if len(data) > MAX_ENVELOPE_BYTES:
-        raise _refused(where, f"it is longer than {MAX_ENVELOPE_BYTES} bytes")
+    if len(data) > limit:
+        raise _refused(where, f"it is longer than {limit} bytes")
     try:
-        envelope = _from_document(parse(data, max_depth=_DEPTH), where)
+        envelope = _from_document(parse(data, max_depth=_DEPTH), where, payload_type)
     except NotStrict as error:
         raise _refused(where, str(error)) from error
     if _encode(envelope) != data:
@@ -89,19 +98,19 @@ def parse_envelope(data: bytes, where: str = SIGNATURE_NAME) -> Envelope:
     return envelope
 
 
-def _from_document(document: Any, where: str) -> Envelope:
+def _from_document(document: Any, where: str, payload_type: str) -> Envelope:
     match document:
         case {"payload": str(payload), "payloadType": str(kind), "signatures": list(items), **others}:
             if others:
                 raise _refused(where, f"it holds the unknown member {ascii(next(iter(others)))[:60]}")
-            if kind != PAYLOAD_TYPE:
-                raise _refused(where, f"its payload is of the type {ascii(kind)[:80]}, not {PAYLOAD_TYPE}")
+            if kind != payload_type:
+                raise _refused(where, f"its payload is of the type {ascii(kind)[:80]}, not {payload_type}")
             _check_number(len(items), where)
             signatures = tuple(_signature(item, where) for item in items)
             keyids = [signature.keyid for signature in signatures]
             if keyids != sorted(set(keyids)):
                 raise _refused(where, "its signatures are not sorted by key, or a key signs twice")
-            return Envelope(_bytes_of(payload, where), signatures)
+            return Envelope(_bytes_of(payload, where), signatures, payload_type)
         case _:
             raise _refused(where, "it does not hold exactly payload, payloadType and signatures")
 
@@ -139,7 +148,7 @@ def _encode(envelope: Envelope) -> bytes:
     return canonical_json(
         {
             "payload": base64.b64encode(envelope.payload).decode(),
-            "payloadType": PAYLOAD_TYPE,
+            "payloadType": envelope.payload_type,
             "signatures": [
                 {"keyid": signature.keyid, "sig": base64.b64encode(signature.value).decode()}
                 for signature in envelope.signatures

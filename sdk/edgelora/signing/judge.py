@@ -83,8 +83,21 @@ def judge(
             )
         return Judgement((), needed)
     parsed = parse_envelope(envelope, f"{SIGNATURE_NAME} of {where}")
-    signers = tuple(_signers(parsed, manifest, rule, policy, where))
-    judgement = Judgement(signers, needed)
+    check_payload(parsed, manifest, where)
+    return judge_envelope(parsed, rule=rule, needed=needed, policy=policy, where=where)
+
+
+def judge_envelope(
+    envelope: Envelope, *, rule: Rule, needed: int, policy: TrustPolicy, where: str
+) -> Judgement:
+    """Check the signatures of an envelope, around whatever it is, and hold them against a rule.
+
+    Raises:
+        SignatureInvalid: A signature in it is wrong.
+        KeyRevoked: Too few keys signed that are not revoked, and one did that is.
+        SignatureUntrusted: Too few trusted keys signed.
+    """
+    judgement = Judgement(tuple(_signers(envelope, rule, policy, where)), needed)
     _check_threshold(judgement, policy, where)
     return judgement
 
@@ -102,19 +115,16 @@ def check_payload(envelope: Envelope, manifest: bytes, where: str) -> None:
         )
 
 
-def _signers(
-    envelope: Envelope, manifest: bytes, rule: Rule, policy: TrustPolicy, where: str
-) -> list[Signer]:
-    check_payload(envelope, manifest, where)
+def _signers(envelope: Envelope, rule: Rule, policy: TrustPolicy, where: str) -> list[Signer]:
     keys = _known_keys(policy)
-    signed = pre_authentication(manifest)
+    signed = pre_authentication(envelope.payload, envelope.payload_type)
     found = []
     for signature in envelope.signatures:
         name, key = keys.get(signature.keyid, ("", None))
         # The key is looked up by its own fingerprint, never by what a file calls it.
         if key is not None and not key.verifies(signature.value, signed):
             raise SignatureInvalid(
-                f"the signature of {name or signature.keyid} in {SIGNATURE_NAME} of {where} is wrong",
+                f"the signature of {name or signature.keyid} over {where} is wrong",
                 fix="fetch the adapter again; if it is wrong again, do not use this source",
             )
         standing: Standing = "known" if key else "unknown"

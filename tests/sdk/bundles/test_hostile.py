@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from hostile_bundles import Member, archive, broken, sound
 
 from edgelora.bases import bases_folder
-from edgelora.bundles import import_bundle, open_bundle
+from edgelora.bundles import import_bundle, open_bundle, read_bundle
 from edgelora.errors import BundleError, EdgeloraError, MissingFile
 from edgelora.store import DirectoryStore
 
@@ -51,7 +52,8 @@ def test_a_broken_one_is_refused(tmp_path: Path, name: str, rule: str, data: byt
     assert sorted(os.listdir(tmp_path)) in (["in.edgelora"], ["in.edgelora", "mirror"])
 
 
-def test_every_flipped_byte_of_the_archive_itself_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stride", [31, pytest.param(1, marks=pytest.mark.acceptance, id="all")])
+def test_every_flipped_byte_of_the_archive_itself_is_noticed(stride: int) -> None:
     """Headers, padding and the end; blobs are covered by their digests, the index by its signature."""
     whole = sound().encode()
     covered = []
@@ -63,11 +65,11 @@ def test_every_flipped_byte_of_the_archive_itself_is_noticed(tmp_path: Path) -> 
         covered += range(position, end)
         position = end
     covered += range(position, len(whole))
-    for place in covered:
+    for place in covered[::stride]:
         data = bytearray(whole)
         data[place] ^= 1 << (place % 8)
-        with pytest.raises(BundleError), open_bundle(written(tmp_path, bytes(data))):
-            pass
+        with pytest.raises(BundleError):
+            read_bundle(BytesIO(data), len(data))
     assert len(covered) > 4000
 
 

@@ -118,7 +118,7 @@ def test_a_wrong_signature_is_refused_even_if_others_suffice(folder: Path) -> No
     right = envelope_of(folder).signatures[0]
     wrong = Signature(TWO.public.fingerprint, TWO.sign(b"something else"))
     replace_signatures(folder, *sorted([right, wrong], key=lambda signature: signature.keyid))
-    with pytest.raises(SignatureInvalid, match=r"the signature of key2 in edgelora\.sig\.json of alice/dec"):
+    with pytest.raises(SignatureInvalid, match=r"the signature of key2 over alice/dec"):
         check_trusted(folder, policy(ONE, TWO))
 
 
