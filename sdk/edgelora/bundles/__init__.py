@@ -1,5 +1,6 @@
 """Bundles: adapters and base models in one file, for machines that no network reaches."""
 
+from edgelora.bundles.checking import check_bundle
 from edgelora.bundles.importing import Imported, import_bundle
 from edgelora.bundles.index import BundledAdapter, BundledBase, Index
 from edgelora.bundles.reading import Bundle, open_bundle, read_bundle
@@ -13,6 +14,7 @@ __all__ = [
     "Created",
     "Imported",
     "Index",
+    "check_bundle",
     "create_bundle",
     "import_bundle",
     "judge_index",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edgelora.bundles import check_bundle
 from edgelora.conformance.foreign import Verdict
 from edgelora.conformance.signature_vectors import read_signed_release
 from edgelora.errors import DigestMismatch, EdgeloraError, ReferenceFormError
@@ -92,5 +93,6 @@ READERS: dict[str, Callable[[Path], object]] = {
     "versions": _read_versions,
     "digests": _read_digest,
     "signatures": read_signed_release,
+    "bundles": check_bundle,
 }
 """By kind: a function that returns for a vector it accepts, and raises an ``EdgeloraError`` for others."""

@@ -14,7 +14,7 @@ from adapter_folders import write_adapter
 
 from edgelora import micro
 from edgelora.bases import base_place, find_base
-from edgelora.bundles import Created, create_bundle, import_bundle, open_bundle
+from edgelora.bundles import Created, check_bundle, create_bundle, import_bundle, open_bundle
 from edgelora.errors import (
     DigestMismatch,
     DiskFull,
@@ -213,3 +213,14 @@ def test_a_bundle_is_read_without_its_blobs(mirror: str) -> None:
             "bob/sensors@2.0.0",
         ]
         assert [base.repo for base in opened.index.bases] == ["micro"]
+
+
+def test_a_bundle_is_checked_without_being_imported(mirror: str, tmp_path: Path) -> None:
+    made = bundle(mirror, "alice/decimals", bases=["micro"])
+    assert check_bundle(made.path) == made.index
+    data = bytearray(made.path.read_bytes())
+    data[-5000] ^= 1
+    (tmp_path / "flipped").write_bytes(data)
+    with pytest.raises(DigestMismatch, match="of the bundle holds other bytes"):
+        check_bundle(tmp_path / "flipped")
+    assert not (tmp_path / "other").exists() and not base_place("sha256:" + "0" * 64).parent.exists()
