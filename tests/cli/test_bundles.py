@@ -40,7 +40,10 @@ def test_the_digest_that_create_prints_is_that_of_the_file(edgelora, bundle):
 def test_what_is_no_bundle_exits_3(edgelora, bundle):
     Path("cut.edgelora").write_bytes(Path(bundle).read_bytes()[:5000])
     ran = edgelora("bundles", "import", "cut.edgelora")
-    assert ran.exit_code == 3 and "error[bundle-invalid]: this is no bundle that can be read" in ran.err
+    assert (
+        ran.exit_code == 3
+        and "error[bundle-invalid]: cut.edgelora: this is no bundle that can be read" in ran.err
+    )
 
 
 def test_a_bundle_that_is_not_there_exits_4(edgelora):

@@ -25,7 +25,7 @@ from edgelora.bundles.archive import (
     size_in,
 )
 from edgelora.bundles.index import MAX_INDEX_BYTES, Blob, BundledAdapter, Index, parse_index
-from edgelora.errors import DigestMismatch, FileSetMismatch, MissingFile, UnsafeFile
+from edgelora.errors import BundleError, DigestMismatch, FileSetMismatch, MissingFile, UnsafeFile
 from edgelora.manifest import Manifest, parse_manifest
 from edgelora.manifest.pickles import reason_to_refuse
 from edgelora.store import StoredFile
@@ -116,7 +116,11 @@ def open_bundle(path: Path) -> Iterator[Bundle]:
         os.close(descriptor)
         raise refused(f"{path} is not a file")
     with open(descriptor, "rb") as source:
-        yield read_bundle(source, about.st_size)
+        try:
+            bundle = read_bundle(source, about.st_size)
+        except BundleError as error:
+            raise BundleError(f"{path}: {error.problem}", fix=error.fix) from error
+        yield bundle
 
 
 def read_bundle(source: BinaryIO, size_bytes: int) -> Bundle:

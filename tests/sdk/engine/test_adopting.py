@@ -357,7 +357,9 @@ def test_a_repository_is_fetched_from_an_endpoint_and_its_owner_kept(source, reg
     folder = locate_source(f"{hub.url}#Ana/Sensors-LoRA")
     assert folder.name == commit and not (folder / "training_args.bin").exists()
     manifest = adopt(folder, registry, tmp_path / "out").manifest
-    assert (manifest.publisher, manifest.license) == ("Ana", "MIT")
+    assert (manifest.publisher, manifest.license, manifest.identity.name) == ("Ana", "MIT", "sensors-lora")
+    with pytest.raises(NotAdoptable, match="holds an adapter of edgelora already"):
+        adopt(tmp_path / "out", registry, tmp_path / "again")
     sent = hub.sent_bytes
     assert locate_source(f"{hub.url}#Ana/Sensors-LoRA@{commit}") == folder and hub.sent_bytes == sent
     with pytest.raises(AdapterNotFound, match="holds no adapter of PEFT's"):

@@ -25,7 +25,7 @@ from edgelora.engine.inject import inject, plain_linears
 from edgelora.engine.known_bases import remember_base
 from edgelora.errors import BaseNotFound, NoEffect, NotAdoptable, OptionsError, TargetExists
 from edgelora.files import disk_full_is_an_error, make_dirs, publish_directory
-from edgelora.manifest import UNPUBLISHED, Manifest
+from edgelora.manifest import MANIFEST_NAME, UNPUBLISHED, Manifest
 from edgelora.manifest.base_identity import identify_base
 from edgelora.plan import make_plan
 from edgelora.recipe import make_recipe
@@ -83,6 +83,11 @@ def adopt(
         raise TargetExists(f"{out} exists already", fix="name another folder with --out, or delete it first")
     reference = _reference(name, folder)
     spdx = _license(license)
+    if (folder / MANIFEST_NAME).exists():
+        raise NotAdoptable(
+            f"{folder} holds an adapter of edgelora already",
+            fix=f"publish it: edgelora push {folder} NS/NAME",
+        )
     source = read_source(folder)
     check_settings(source.kind, source.config)
     place = _base_of(source, base)
@@ -107,7 +112,10 @@ def _reference(name: str | None, folder: Path) -> Reference:
     if name is not None:
         reference = parse_reference(name)
         return reference if reference.version else reference.at(FIRST_VERSION)
-    words = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")[:64] or "adapter"
+    place = folder.resolve()
+    # A snapshot in the Hub's cache is named for its commit; its repository is two folders above.
+    called = place.parent.parent.name.rpartition("--")[2] if place.parent.name == "snapshots" else place.name
+    words = re.sub(r"[^a-z0-9]+", "-", called.lower()).strip("-")[:64].strip("-") or "adapter"
     return Reference(None, UNPUBLISHED, words, FIRST_VERSION)
 
 
