@@ -115,6 +115,34 @@ def refresh(store: str, online: str, days: int) -> None:
 
 @tuf.command(
     examples="""
+    edgelora tuf rotate /srv/mirror --key alice --root alice --root bob --online gateway
+    """
+)
+@click.argument("store")
+@click.option(
+    "--key", "keys", multiple=True, required=True, metavar="NAME|FILE", help="Of the new root (repeatable)."
+)
+@click.option("--threshold", type=click.IntRange(min=1), default=1, show_default=True, help="Of them needed.")
+@root_option
+@online_option
+@days_option
+def rotate(
+    store: str, keys: tuple[str, ...], threshold: int, root: tuple[str, ...], online: str, days: int
+) -> None:
+    """Make the next root: other keys, another online key, or the same for another year.
+
+    --root names who signs: enough keys of the root before, and enough of the new ones.
+    """
+    from edgelora.signing import key_named
+
+    public = [key_named(key).public for key in keys]
+    signers = [open_key(name) for name in root]
+    written = _statements(store, online, days).rotate(public, signers, threshold=threshold)
+    _emit(written, f"{threshold} of {len(public)} keys are the root now; readers follow by themselves")
+
+
+@tuf.command(
+    examples="""
     edgelora tuf trust /srv/mirror 1.root.json
     """
 )

@@ -80,20 +80,42 @@ class Statements:
                     f"{self._store.address} has signed metadata already",
                     fix="delegate namespaces in it, or move its folder tuf away first",
                 )
-            if not 1 <= threshold <= len(root):
-                raise TrustPolicyError(
-                    f"{threshold} of {len(root)} root keys cannot sign", fix="name as many keys as must sign"
-                )
-            signed = Root(expires=_in(ROOT_DAYS), consistent_snapshot=True)
-            for role in (Root.type, Targets.type):
-                for key in root:
-                    signed.add_key(_key(key.public), role)
-                signed.roles[role].threshold = threshold
-            for role in (Snapshot.type, Timestamp.type):
-                signed.add_key(_key(self._online.public), role)
+            signed = self._root([key.public for key in root], threshold, version=1)
             self._write(Metadata(signed), Root.type, root)
             self._write(Metadata(Targets(expires=_in(ROOT_DAYS))), Targets.type, root)
             return self._state({"targets.json": self._meta(Targets.type, 1)})
+
+    def rotate(self, keys: Sequence[PublicKey], signers: Sequence[PrivateKey], *, threshold: int) -> Written:
+        """Make the next root: other keys, another threshold, this online key, or just another year.
+
+        Readers follow from the root they pinned to this one.
+
+        Args:
+            keys: Of the root from now on.
+            signers: Enough of the root's keys before, and enough of these.
+            threshold: How many of ``keys`` must sign from now on.
+
+        Raises:
+            MissingFile: The mirror has no metadata.
+            SignatureUntrusted: Too few of the keys before, or of these, sign. Nothing is changed.
+            TrustPolicyError: The threshold cannot be met.
+        """
+        with self._locked():
+            before = self._read(Root.type, Root).signed
+            root = Metadata(self._root(keys, threshold, version=before.version + 1))
+            targets = self._read(Targets.type, Targets)
+            targets.signed.version += 1
+            targets.signed.expires = _in(ROOT_DAYS)
+            for metadata, delegators in ((root, (before, root.signed)), (targets, (root.signed,))):
+                _sign(metadata, signers)
+                for delegator in delegators:
+                    _check_signed(delegator, metadata.signed.type, metadata)
+            meta = dict(self._read(Snapshot.type, Snapshot).signed.meta)
+            # A reader sees the new root at once: what it must sign is there before, and the rest right after.
+            self._write(targets, Targets.type, signers)
+            meta["targets.json"] = self._meta(Targets.type, targets.signed.version)
+            self._write(root, Root.type, signers)
+            return self._state(meta)
 
     def delegate(
         self, namespace: str, keys: Sequence[PublicKey], root: Sequence[PrivateKey], *, threshold: int = 1
@@ -161,6 +183,20 @@ class Statements:
         with self._locked():
             return self._state(dict(self._read(Snapshot.type, Snapshot).signed.meta))
 
+    def _root(self, keys: Sequence[PublicKey], threshold: int, *, version: int) -> Root:
+        if not 1 <= threshold <= len(keys):
+            raise TrustPolicyError(
+                f"{threshold} of {len(keys)} root keys cannot sign", fix="name as many keys as must sign"
+            )
+        root = Root(version=version, expires=_in(ROOT_DAYS), consistent_snapshot=True)
+        for role in (Root.type, Targets.type):
+            for key in keys:
+                root.add_key(_key(key), role)
+            root.roles[role].threshold = threshold
+        for role in (Snapshot.type, Timestamp.type):
+            root.add_key(_key(self._online.public), role)
+        return root
+
     def _releases(self, namespace: str) -> dict[str, TargetFile]:
         found = {}
         for adapter in self._store.list_adapters():
@@ -192,7 +228,7 @@ class Statements:
         pinned = self._meta(Snapshot.type, snapshot.version)
         timestamp = Timestamp(version=before + 1, expires=_in(self._days), snapshot_meta=pinned)
         signed = Metadata(timestamp)
-        signed.sign(CryptoSigner(self._online.key, _key(self._online.public)))
+        _sign(signed, [self._online])
         _check_signed(self._read(Root.type, Root).signed, Timestamp.type, signed)
         atomic_write(self._folder / "timestamp.json", signed.to_bytes())
         return Written(self._folder, timestamp.version, f"{timestamp.expires:%Y-%m-%dT%H:%M:%SZ}", releases)
@@ -202,9 +238,7 @@ class Statements:
         return Metadata[Timestamp].from_file(str(path)).signed.version if path.exists() else 0
 
     def _write(self, metadata: Metadata[Any], role: str, signers: Sequence[PrivateKey]) -> None:
-        metadata.signatures.clear()
-        for signer in signers:
-            metadata.sign(CryptoSigner(signer.key, _key(signer.public)), append=True)
+        _sign(metadata, signers)
         atomic_write(self._folder / f"{metadata.signed.version}.{role}.json", metadata.to_bytes())
 
     def _meta(self, role: str, version: int) -> MetaFile:
@@ -241,6 +275,12 @@ def _key(public: PublicKey) -> SSlibKey:
 
 def _in(days: int) -> datetime:
     return datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
+
+
+def _sign(metadata: Metadata[Any], signers: Sequence[PrivateKey]) -> None:
+    metadata.signatures.clear()
+    for signer in signers:
+        metadata.sign(CryptoSigner(signer.key, _key(signer.public)), append=True)
 
 
 def _check_signed(delegator: Any, role: str, metadata: Metadata[Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgelora.confined import read_regular
 from edgelora.errors import KeyFileError, KeyNotFound, MissingFile
-from edgelora.files import atomic_write, make_dirs, write_new
+from edgelora.files import atomic_write, fsync_dir, make_dirs, write_new
 from edgelora.locations import config_dir
 from edgelora.signing.envelope import FINGERPRINT
 from edgelora.signing.keys import (
@@ -147,6 +147,7 @@ def _keep(name: str, private: PrivateKey, passphrase: bytes | None) -> NamedKey:
         write_new(_private_path(name), private.pem(passphrase), mode=0o600)
     except FileExistsError as error:
         raise _taken(name) from error
+    fsync_dir(folder)
     atomic_write(_public_path(name), private.public.pem)
     return NamedKey(name, private.public, can_sign=True, is_locked=passphrase is not None)
 

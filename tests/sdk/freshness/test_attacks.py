@@ -310,3 +310,43 @@ def test_without_the_extra_a_pinned_store_is_refused(mirror: Mirror, monkeypatch
     assert caught.value.fix == "pip install 'edgelora[tuf]'"
     with pytest.raises(DependencyMissing):
         mirror.pull()
+
+
+def test_readers_follow_a_root_whose_keys_change(mirror: Mirror, old: Path) -> None:
+    carol, gateway = ed25519("carol"), ed25519("second gateway")
+    owner = Statements(mirror.store, gateway)
+    owner.rotate([ROOT[0].public, carol.public], [*ROOT, carol], threshold=2)
+    assert mirror.pull() == "acme/decimals@1.1.0"
+    mirror.owner = owner
+    mirror.publish_release("1.2.0")
+    mirror.list_releases()
+    assert mirror.pull() == "acme/decimals@1.2.0"
+    with pytest.raises(SignatureUntrusted):
+        Statements(mirror.store, ONLINE).refresh()
+    with pytest.raises(SignatureUntrusted, match="the metadata of targets"):
+        owner.delegate("bob", [RELEASE.public], ROOT)
+    shutil.rmtree(state_folder(mirror.store.address))
+    mirror.trust()
+    assert mirror.pull() == "acme/decimals@1.2.0", "a reader who knows the first root only follows too"
+
+
+@pytest.mark.parametrize("signers", [[MALLORY], ROOT[:1], [ROOT[0], MALLORY], ROOT], ids=len)
+def test_a_root_is_replaced_by_its_own_keys_only(mirror: Mirror, signers: list) -> None:  # type: ignore[type-arg]
+    before = sorted(path.name for path in (mirror.root / "tuf").iterdir())
+    with pytest.raises(SignatureUntrusted, match="nothing is changed"):
+        mirror.owner.rotate([MALLORY.public, RELEASE.public], signers, threshold=2)
+    assert sorted(path.name for path in (mirror.root / "tuf").iterdir()) == before
+    assert mirror.pull() == "acme/decimals@1.0.0"
+
+
+def test_a_root_that_was_forged_into_the_mirror_is_refused(mirror: Mirror, tmp_path: Path) -> None:
+    """Whoever can write into the mirror makes a root of their own, with the next number."""
+    forged = Statements(mirror.store, MALLORY)
+    shutil.move(mirror.root / "tuf", tmp_path / "true")
+    forged.init([MALLORY], threshold=1)
+    forged.rotate([MALLORY.public], [MALLORY], threshold=1)
+    shutil.copy(mirror.root / "tuf/2.root.json", tmp_path / "true/2.root.json")
+    shutil.rmtree(mirror.root / "tuf")
+    shutil.move(tmp_path / "true", mirror.root / "tuf")
+    with pytest.raises(SignatureUntrusted, match="not signed by enough of the keys"):
+        mirror.pull()

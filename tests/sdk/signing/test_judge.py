@@ -241,3 +241,19 @@ def test_a_damaged_folder_is_not_signed(folder: Path) -> None:
     (folder / "README.md").write_text("changed")
     with pytest.raises(DigestMismatch):
         sign(folder, [TWO])
+
+
+def test_what_is_loaded_is_what_was_verified(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest that is swapped between two readings is noticed, though either one is sound."""
+    from edgelora.signing import trusted
+    from edgelora.verify import check
+
+    def swapping(place: Path):  # type: ignore[no-untyped-def]
+        manifest = check(place)
+        path = place / "edgelora.json"
+        path.write_bytes(manifest_bytes(manifest.model_copy(update={"license": "MIT"})))
+        return manifest
+
+    monkeypatch.setattr(trusted, "check", swapping)
+    with pytest.raises(DigestMismatch, match="changed while it was read"):
+        check_trusted(folder, TrustPolicy())
