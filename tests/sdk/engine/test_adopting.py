@@ -10,7 +10,7 @@ import pytest
 import torch
 from loopback_hub import LoopbackHub, Repo, go_online
 from safetensors.torch import load_file, save_file
-from tiny_models import save_llama
+from tiny_models import save_llama, save_tokenizer
 from transformers import AutoModelForCausalLM
 
 from edgelora.engine.adopting import adopt, locate_source
@@ -381,3 +381,41 @@ def test_what_is_nowhere_is_named_with_the_way_to_fetch_it(tmp_path):
         locate_source("no such folder")
     with pytest.raises(StoreError, match="holds adapters of edgelora only"):
         locate_source(f"{tmp_path.as_uri()}#ana/x")
+
+
+def other_base(kind, folder):
+    """A tiny model whose linears have biases, or that has none at all."""
+    from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(1)
+    if kind == "qwen2":
+        sizes = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2}
+        model = Qwen2ForCausalLM(Qwen2Config(**sizes, **heads))
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter)
+    else:
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=64))
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+
+
+@pytest.mark.parametrize("name", ["rslora", "dora", "pissa", "adalora"])
+def test_linears_with_biases_keep_them(name, registry, tmp_path):
+    other_base("qwen2", tmp_path / "qwen2")
+    expected = saved(tmp_path / "qwen2", ADOPTED[name], tmp_path / "source")
+    done = adopt(tmp_path / "source", registry, tmp_path / "out")
+    computed = probe_logits(load_adapted(str(done.folder), registry, dtype="float32").model)
+    assert (computed - expected).abs().max() <= 1e-5 * max(1, expected.abs().max())
+
+
+def test_layers_that_are_no_linears_are_refused(registry, tmp_path):
+    other_base("gpt2", tmp_path / "gpt2")
+    config = lora(target_modules=["c_attn"], fan_in_fan_out=True)
+    saved(tmp_path / "gpt2", config, tmp_path / "source")
+    with pytest.raises(NotAdoptable, match="fan_in_fan_out"):
+        adopt(tmp_path / "source", registry, tmp_path / "out")
+    configured(tmp_path / "source", fan_in_fan_out=False)
+    with pytest.raises(NotAdoptable, match="c_attn, which is no linear inside the blocks"):
+        adopt(tmp_path / "source", registry, tmp_path / "out")
