@@ -101,6 +101,13 @@ class BundledBase(Wire):
     tensors_digest: Digest
     files: Annotated[tuple[NamedBlob, ...], Field(min_length=1, max_length=4096)]
 
+    @field_validator("repo")
+    @classmethod
+    def _can_be_shown(cls, repo: str) -> str:
+        if not repo.isprintable() or len(repo) > 255:
+            raise ValueError("a base's name is one printable line of at most 255 characters")
+        return repo
+
     @field_validator("files")
     @classmethod
     def _are_plain(cls, files: tuple[NamedBlob, ...]) -> tuple[NamedBlob, ...]:
