@@ -25,7 +25,7 @@ from edgelora.errors import (
     StoreError,
     Yanked,
 )
-from edgelora.files import fsync_dir, make_dirs
+from edgelora.files import exclusive_lock, fsync_dir, make_dirs
 from edgelora.freshness.pinned import MAX_ROOT_BYTES, ROOT_NAME, state_folder
 from edgelora.manifest import Manifest
 from edgelora.store import DirectoryStore, Reference, Snapshot, Store, is_version, latest_version
@@ -121,14 +121,14 @@ def read_listing(store: Store, namespace: str) -> Listing:
     state = state_folder(store.address)
     make_dirs(state)
     root = read_regular(state, ROOT_NAME, limit=MAX_ROOT_BYTES)
-    with _tuf_errors_are_ours(store.address):
+    with exclusive_lock(state / "lock"), _tuf_errors_are_ours(store.address):
         updater = Updater(str(state), "mirror://", fetcher=_DirectoryFetcher(store.root), bootstrap=root)
         updater.refresh()
         # A name that cannot be a release: looking it up loads the namespace's own metadata.
         updater.get_targetinfo(f"{namespace}/-/-")
         _check_dates(state, ("root", "timestamp", "snapshot", "targets", role_of(namespace)))
         releases = _releases(state, namespace)
-    _make_durable(state)
+        _make_durable(state)
     return Listing(store.address, releases)
 
 

@@ -130,8 +130,9 @@ def read_key_file(path: Path) -> bytes:
         MissingFile: There is none.
         KeyFileError: It cannot be read, or is too long for a key.
     """
+    place = path.resolve()
     try:
-        return read_regular(path.parent, path.name, limit=MAX_KEY_BYTES)
+        return read_regular(place.parent, place.name, limit=MAX_KEY_BYTES)
     except MissingFile as error:
         raise MissingFile(f"there is no key file {path}", fix="correct the path") from error
     except OSError as error:

@@ -129,7 +129,8 @@ def read_policy(given: Path | None = None) -> TrustPolicy:
         MissingFile: The file that was named is not there.
         TrustPolicyError: It is not YAML, a key is unknown, or a value is wrong.
     """
-    path = policy_path(given)
+    # A link to it is its owner's business: a container is often given its configuration as one.
+    path = policy_path(given).resolve()
     try:
         text = read_regular(path.parent, path.name, limit=MAX_POLICY_BYTES).decode()
     except MissingFile as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from edgelora.errors import KeyNotFound
+from edgelora.errors import KeyNotFound, KeyRevoked
 from edgelora.files import atomic_write, exclusive_lock
 from edgelora.signing.envelope import FINGERPRINT
 from edgelora.signing.keyring import NamedKey, find_key, read_key_file
@@ -35,10 +35,16 @@ def trust(
 
     Raises:
         TrustPolicyError: The policy is not valid, or would not be.
+        KeyRevoked: The key was revoked, and would not count.
     """
     fingerprint = key.public.fingerprint
 
     def change(document: dict[str, Any]) -> None:
+        if fingerprint in document.get("revoked", ()):
+            raise KeyRevoked(
+                f"the key {fingerprint} was revoked, so it would not count",
+                fix=f"trust another key, or correct revoked in {policy_path(policy)} if that was wrong",
+            )
         keys = document.setdefault("keys", {})
         keys[fingerprint] = {"name": key.name, "public_key": base64.b64encode(key.public.der).decode()}
         for scope in namespaces:
@@ -103,7 +109,7 @@ def _public_of(file: Path) -> PublicKey:
 
 
 def _change(path: Path | None, change: Callable[[dict[str, Any]], None]) -> TrustPolicy:
-    place = policy_path(path)
+    place = policy_path(path).resolve()
     with exclusive_lock(place.with_name(f".{place.name}.lock")):
         document = _document_of(read_policy_to_change(path))
         change(document)

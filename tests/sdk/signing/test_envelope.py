@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from signers import ed25519, p256
 
 from edgelora.errors import SignatureInvalid
@@ -125,3 +127,23 @@ def test_reading_an_envelope_imports_no_cryptography(tmp_path: Path) -> None:
 
     code = "import sys, edgelora.signing; sys.exit('cryptography' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+VALID = canonical_json(document())
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=400),
+        st.tuples(st.integers(0, len(VALID)), st.integers(0, 40), st.binary(max_size=40)).map(
+            lambda cut: VALID[: cut[0]] + cut[2] + VALID[cut[0] + cut[1] :]
+        ),
+    )
+)
+@settings(max_examples=1000, deadline=None, database=None)
+def test_what_is_read_is_what_was_written_or_an_error(data: bytes) -> None:
+    try:
+        envelope = parse_envelope(data)
+    except SignatureInvalid:
+        return
+    assert envelope.encode() == data

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from signers import ed25519, p256, policy
 
-from edgelora.errors import KeyNotFound, MissingFile, TrustPolicyError
+from edgelora.errors import KeyNotFound, KeyRevoked, MissingFile, TrustPolicyError
 from edgelora.locations import config_dir
 from edgelora.signing import (
     NamedKey,
@@ -136,3 +136,20 @@ def test_requiring_signatures_changes_who_must_sign_not_who_counts() -> None:
     found = policy(ed25519("one"), require_signature=False).requiring_signatures()
     assert found.rule_for("alice", "x").require_signature and found.default.require_signature
     assert found.rule_for("alice", "x").keys == (KEY.fingerprint,)
+
+
+def test_a_revoked_key_is_not_trusted_again_by_accident() -> None:
+    revoke(KEY.fingerprint, "lost")
+    with pytest.raises(KeyRevoked, match="was revoked, so it would not count") as caught:
+        trust(NamedKey("ops", KEY, can_sign=False), ["alice"])
+    assert "trust.yaml" in caught.value.fix
+    assert not read_policy().namespaces
+
+
+def test_a_policy_may_be_a_link_as_containers_make_them(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/trust.yaml").write_text("default: {require_signature: true}\n")
+    (tmp_path / "trust.yaml").symlink_to("data/trust.yaml")
+    assert read_policy(tmp_path / "trust.yaml").default.require_signature
+    revoke(OTHER, policy=tmp_path / "trust.yaml")
+    assert (tmp_path / "trust.yaml").is_symlink() and OTHER in (tmp_path / "data/trust.yaml").read_text()
