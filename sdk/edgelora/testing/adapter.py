@@ -209,7 +209,7 @@ class AdapterConformance(ChangeChecks):
 
     def test_a_fresh_process_computes_the_same(self) -> None:
         """Packed, and applied to a fresh base in another process: nothing lives outside the tensors."""
-        fresh = self.fresh_process()
+        fresh, farthest = self.fresh_process(), 0.0
         for subject in self.trained():
             name = self.over(subject)
             problem = self.pack_failures().get(name) or fresh.failed.get(name)
@@ -223,6 +223,9 @@ class AdapterConformance(ChangeChecks):
                     "that training changes in parameters and persistent buffers, and let the rest follow "
                     "from the base and the options",
                 )
+                farthest = max(farthest, far)
+        tried = "; ".join(self.over(subject).rstrip(":") for subject in self.trained())
+        self.note("a_fresh_process_computes_the_same", f"to {farthest:.0e}: {tried}")
 
     def test_the_same_seed_gives_the_same_start(self) -> None:
         """All of an adapter's start is drawn from torch's global generator, on the CPU."""

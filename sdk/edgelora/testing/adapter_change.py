@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -110,6 +111,8 @@ class ChangeChecks(AdapterBench):
                         plain = base(x)
                     where = f"{self.over(subject)} what stock PEFT computes for {site}"
                     self._require_close(stock - plain, y - plain, y, where)
+        compared = "; ".join(name.rstrip(":") for name, form in forms.items() if form)
+        self.note("stock_peft_computes_what_is_published", f"peft {version('peft')}: {compared}")
 
     def _require_no_claim(self) -> None:
         """Layers that are Exportable are published in that form, over a base that strangers can make."""
