@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -17,28 +18,36 @@ _LINE_EVERY_S = 10.0
 _REDRAW_EVERY_S = 0.2
 
 
-def show_progress() -> Callable[[Progress], None] | None:
+@contextmanager
+def show_progress() -> Iterator[Callable[[Progress], None] | None]:
     """What to tell about progress; None with ``--quiet``. Threads may call it, one at a time."""
     if settings().quiet:
-        return None
+        yield None
+        return
     # The settings of a command are known in its own thread only, so they are asked here.
     is_terminal = sys.stderr.isatty()
     every_s = _REDRAW_EVERY_S if is_terminal else _LINE_EVERY_S
     last_s = 0.0
+    is_open = False
 
     def show(progress: Progress) -> None:
-        nonlocal last_s
+        nonlocal last_s, is_open
         is_done = progress.done_bytes >= progress.total_bytes
         if progress.elapsed_s - last_s < every_s and not (is_done and is_terminal and last_s):
             return
         last_s = progress.elapsed_s
         line = _line(progress)
         if is_terminal:
-            click.echo(f"\r\x1b[K{line}", err=True, nl=is_done)
+            click.echo(f"\r\x1b[K{line}", err=True, nl=False)
+            is_open = True
         else:
             click.echo(line, err=True)
 
-    return show
+    try:
+        yield show
+    finally:
+        if is_open:
+            click.echo(err=True)
 
 
 def _line(progress: Progress) -> str:

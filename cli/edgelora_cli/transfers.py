@@ -76,14 +76,15 @@ def pull(
     """Fetch REFERENCE, verify who signed it and every byte, and only then make it visible."""
     from edgelora.transfer import pull as fetch
 
-    pulled = fetch(
-        reference,
-        source=source,
-        into=into,
-        allow_yanked=allow_yanked,
-        policy=policy_of(trust_policy, require_signature),
-        on_progress=show_progress(),
-    )
+    with show_progress() as on_progress:
+        pulled = fetch(
+            reference,
+            source=source,
+            into=into,
+            allow_yanked=allow_yanked,
+            policy=policy_of(trust_policy, require_signature),
+            on_progress=on_progress,
+        )
     for remark in pulled.remarks:
         warn(remark)
     if pulled.yanked:

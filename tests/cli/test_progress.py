@@ -9,11 +9,10 @@ from edgelora_cli.progress import show_progress
 
 
 def shown(capsys: pytest.CaptureFixture[str], *steps: Progress, quiet: bool = False) -> str:
-    with click.Context(click.Command("pull"), obj=Settings(quiet=quiet)):
-        show = show_progress()
-    for step in steps:
-        if show:
-            show(step)
+    with click.Context(click.Command("pull"), obj=Settings(quiet=quiet)), show_progress() as show:
+        for step in steps:
+            if show:
+                show(step)
     out, err = capsys.readouterr()
     assert out == ""
     return err

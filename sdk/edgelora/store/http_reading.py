@@ -27,6 +27,7 @@ from edgelora.store.http_reply import (
     Reply,
     asked_wait_s,
     body_of,
+    closer_of,
     host_of,
     next_page,
     printable,
@@ -195,7 +196,7 @@ class HttpReader:
         except (OSError, HTTPException) as error:
             reason = error.reason if isinstance(error, URLError) else error
             raise PassingTrouble(f"{host_of(url)}: {reason or type(reason).__name__}") from error
-        reply = Reply(url, response.status, response.headers, reader_of(response, url), response.close)
+        reply = Reply(url, response.status, response.headers, reader_of(response, url), closer_of(response))
         if reply.status >= 400:
             reply.close()
             self._refuse(reply)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPException
@@ -43,6 +46,21 @@ def refused(url: str, problem: str) -> ReplyRefused:
         f"the reply for {urlsplit(url)._replace(query='').geturl()} {problem}",
         fix="use another store, or tell its operator: nothing of this reply was used",
     )
+
+
+def closer_of(response: Any) -> Callable[[], None]:
+    """Closes a response, also while another thread waits for its next byte."""
+
+    def close() -> None:
+        # AttributeError: read to its end, a response has no connection any more.
+        with (
+            suppress(OSError, ValueError, AttributeError),
+            socket.socket(fileno=os.dup(response.fileno())) as connection,
+        ):
+            connection.shutdown(socket.SHUT_RDWR)
+        response.close()
+
+    return close
 
 
 def reader_of(response: Any, url: str) -> Callable[[int], bytes]:

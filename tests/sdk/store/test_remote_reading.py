@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -313,6 +316,23 @@ def test_a_server_that_is_not_there_is_told_as_such(hub: LoopbackHub) -> None:
     assert caught.value.exit_code == 9
     with pytest.raises(AdapterNotFound, match="holds no adapter alice/decimals"):
         pull("alice/decimals", hub.url)
+
+
+def test_the_keyboard_stops_a_pull_though_the_server_stalls(published: LoopbackHub) -> None:
+    goes_on = threading.Event()
+
+    def stall() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        goes_on.wait(30)
+
+    published.faults = Faults(cut_after=200_000, stalls=stall, only=WEIGHTS)
+    start_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        pull("alice/decimals", published.url)
+    goes_on.set()
+    assert time.monotonic() - start_s < http_reading.PATIENCE.timeout_s / 2
+    published.faults = Faults()
+    assert pull("alice/decimals", published.url).fetched_bytes < SIZE - 100_000
 
 
 def test_a_server_that_stalls_is_left_after_a_while(
