@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import ssl
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -195,6 +196,12 @@ class HttpReader:
             response = error
         except (OSError, HTTPException) as error:
             reason = error.reason if isinstance(error, URLError) else error
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                raise StoreUnreachable(
+                    f"{self.endpoint.address} shows a certificate nobody here trusts: "
+                    f"{reason.verify_message}",
+                    fix="check the address and the clock; a company's own certificates go into SSL_CERT_FILE",
+                ) from error
             raise PassingTrouble(f"{host_of(url)}: {reason or type(reason).__name__}") from error
         reply = Reply(url, response.status, response.headers, reader_of(response, url), closer_of(response))
         if reply.status >= 400:

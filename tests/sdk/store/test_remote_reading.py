@@ -7,10 +7,16 @@ import signal
 import socket
 import threading
 import time
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from adapter_folders import write_adapter
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from loopback_hub import Faults, LoopbackHub, Repo
 
 from edgelora.errors import (
@@ -344,3 +350,49 @@ def test_a_server_that_stalls_is_left_after_a_while(
         silent.listen()
         with pytest.raises(StoreUnreachable, match="timed out"):
             pull("alice/decimals", f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A key and a certificate for 127.0.0.1 that is its own authority."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(secret + made.public_bytes(pem))
+    return path
+
+
+def test_certificates_are_checked_and_a_companys_own_can_be_trusted(
+    hub: LoopbackHub, tmp_path: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import close_session
+
+    with LoopbackHub(certificate=certificate) as encrypted:
+        with pytest.raises(StoreUnreachable, match=r"certificate nobody here trusts: self.signed") as caught:
+            pull("alice/decimals", encrypted.url)
+        assert "SSL_CERT_FILE" in caught.value.fix and encrypted.log == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        close_session()
+        push(write_adapter(tmp_path / "adapter"), "alice/decimals", to=encrypted.url)
+        assert pull("alice/decimals", encrypted.url).fetched_bytes > 0
+    close_session()
+
+
+def test_a_proxy_is_used_where_the_environment_names_one(
+    published: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", published.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    pull("alice/decimals", "http://127.0.0.1:9")
+    assert {each.headers["Host"] for each in published.log} == {"127.0.0.1:9"}
