@@ -15,6 +15,7 @@ from edgelora.manifest import KNOWN_FEATURES, FileEntry, check_paths, read_manif
 from edgelora.manifest.base_identity import identify_base
 from edgelora.manifest.base_match import check_base
 from edgelora.manifest.canonical_json import canonical_json
+from edgelora.manifest.requirements import InstalledPlugin, check_plugins
 from edgelora.manifest.tensor_digest import tensors_digest
 from edgelora.manifest.tensors import read_header, summary_of
 from edgelora.store.versions import parse_version
@@ -49,6 +50,11 @@ def _read_versions(path: Path) -> None:
 def _read_base(path: Path) -> None:
     manifest = check(path / "adapter")
     check_base(manifest.base, identify_base(path / "base"), "base")
+
+
+def _read_plugins(path: Path) -> None:
+    installed = json.loads((path / "installed.json").read_bytes())
+    check_plugins(read_manifest(path), {name: InstalledPlugin(**each) for name, each in installed.items()})
 
 
 def _read_digest(path: Path) -> None:
@@ -89,6 +95,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "weights": read_header,
     "directories": check,
     "bases": _read_base,
+    "plugins": _read_plugins,
     "paths": _read_paths,
     "versions": _read_versions,
     "digests": _read_digest,

@@ -9,10 +9,11 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 
 from edgelora import __version__
-from edgelora.engine.peft_format import WEIGHTS_NAME
-from edgelora.engine.published import is_plain_lora, plain_lora_part
+from edgelora.engine.published import plain_lora_part
 from edgelora.errors import FeatureRequired, PartNotFound, PluginMissing, TensorsMismatch
 from edgelora.manifest import Component, Manifest
+from edgelora.manifest.lora_shapes import is_plain_lora
+from edgelora.manifest.requirements import InstalledPlugin, check_plugins
 from edgelora.parts import Derivative
 from edgelora.plan import Plan, make_plan
 from edgelora.plan.choice import choose_part
@@ -45,8 +46,17 @@ def plan_of(manifest: Manifest, registry: Registry, *, base: str, dtype: str) ->
         "skip_modules": list(component.config.get("skipModules", [])),
         "train": {"dtype": dtype},
     }
-    if is_plain_lora(component, WEIGHTS_NAME):
-        return _plain_plan(component, surroundings, registry)
+    plan = (_plain_plan if is_plain_lora(component) else _whole_plan)(component, surroundings, registry)
+    # Last, for what does not load has a cause to tell; here the version or the distribution is another one.
+    ready = [plugin for plugin in registry.plugins if plugin.state == "ready"]
+    check_plugins(
+        manifest, {plugin.name: InstalledPlugin(plugin.distribution, plugin.version) for plugin in ready}
+    )
+    return plan
+
+
+def _whole_plan(component: Component, surroundings: dict[str, Any], registry: Registry) -> Plan:
+    """The plan whose adapter part is the one that trained it."""
     derivative = _derivative(component, registry)
     _check_installed(component, "adapter", registry)
     chosen = _chosen(component, registry)

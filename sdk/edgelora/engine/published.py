@@ -26,7 +26,6 @@ from edgelora.capabilities import (
 from edgelora.engine.inject import adapter_tensors
 from edgelora.layers import factors_are_exact
 from edgelora.layers.authoring import SiteAdapter
-from edgelora.manifest import Component
 from edgelora.options import AdapterOptions
 from edgelora.parts import Part
 from edgelora.plan import Plan
@@ -73,12 +72,6 @@ def has_stock_base(plan: Plan) -> bool:
     """Whether transformers makes the plan's base by itself, without the quantizer's plugin."""
     quantizer = plan.build("quantizer")
     return isinstance(quantizer, StockQuantization) and quantizer.quantization_config() is not None
-
-
-def is_plain_lora(component: Component, weights_name: str) -> bool:
-    """Whether a component's weights are plain LoRA in PEFT's form."""
-    special = any(component.config.get(member) for member in ("peftSettings", "useDora", "useRslora"))
-    return weights_name in component.files and not special
 
 
 def plain_lora_part(config: Mapping[str, Any]) -> PlannedPart:
