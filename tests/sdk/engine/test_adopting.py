@@ -419,3 +419,27 @@ def test_layers_that_are_no_linears_are_refused(registry, tmp_path):
     configured(tmp_path / "source", fan_in_fan_out=False)
     with pytest.raises(NotAdoptable, match="c_attn, which is no linear inside the blocks"):
         adopt(tmp_path / "source", registry, tmp_path / "out")
+
+
+def test_adalora_with_pruned_components_keeps_the_scale_it_was_trained_with(tiny_base, registry, tmp_path):
+    torch.manual_seed(0)
+    adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_base), ADOPTED["adalora"])
+    pattern = {}
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+            if ".lora_E." in name:
+                kept = torch.arange(len(parameter)) % 3 != len(pattern) % 3
+                parameter[~kept] = 0
+                pattern[name.removeprefix("base_model.model.")] = kept.tolist()
+    adapted.peft_config["default"].rank_pattern = pattern
+    adapted.save_pretrained(tmp_path / "source")
+    loaded = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tiny_base), tmp_path / "source"
+    )
+    expected = probe_logits(loaded.eval())
+    done = adopt(tmp_path / "source", registry, tmp_path / "out")
+    assert done.manifest.components[0].config["r"] == 4, "two of six components were pruned"
+    computed = probe_logits(load_adapted(str(done.folder), registry, dtype="float32").model)
+    assert (computed - expected).abs().max() <= 1e-5 * max(1, expected.abs().max())
