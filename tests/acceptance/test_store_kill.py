@@ -86,10 +86,11 @@ def test_a_killed_push_leaves_the_mirror_sound_and_the_next_one_succeeds(
     while killed < rounds:
         shutil.rmtree(mirror)
         shutil.copytree(template, mirror)
+        store = DirectoryStore(mirror)
         if not victim.run_and_kill(longest_s):
+            assert "1.0.0" in store.versions("alice", "decimals"), "what was acknowledged is lost"
             continue
         killed += 1
-        store = DirectoryStore(mirror)
         assert store.fsck().problems == ()
         assert all(found.problem is None for found in list_published(str(mirror)))
         if "1.0.0" in store.versions("alice", "decimals"):

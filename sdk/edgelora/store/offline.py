@@ -112,13 +112,11 @@ class OfflineStore:
             for pin in read_pins()
             if pin.endpoint == self._endpoint and adapter in (None, pin.adapter)
         ]
+        known = cached and not lacks
         missing = f"; {lacks} of {adapter} is not in the cache" if lacks else ""
         raise OfflineNotCached(
             f"{self._address} is on a network, and edgelora is told to stay offline{missing}",
-            fix=(
-                f"name a version that is in the cache ({', '.join(cached[:8])}), or "
-                if cached and not lacks
-                else ""
-            )
-            + "leave --offline out and unset HF_HUB_OFFLINE and EDGELORA_OFFLINE",
+            fix=(f"name a version that is in the cache ({', '.join(cached[:8])}), " if known else "")
+            + (f"write {adapter} without a store if it was pulled before, " if adapter else "")
+            + "or leave --offline out and unset HF_HUB_OFFLINE and EDGELORA_OFFLINE",
         )
