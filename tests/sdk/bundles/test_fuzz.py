@@ -27,7 +27,7 @@ from edgelora.manifest.canonical_json import canonical_json
 from edgelora.store import DirectoryStore
 
 SECONDS = float(os.environ.get("EDGELORA_FUZZ_SECONDS", "0"))
-MOST_MEMORY = 16 * 2**20
+MOST_MEMORY = 32 * 2**20
 NAMES = st.sampled_from(
     [
         "../x",
