@@ -106,7 +106,10 @@ def main(seconds: str, *chosen: str) -> None:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         count = fuzz(target, float(seconds), first_seed=time.time_ns() % 2**32)
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        print(f"{target}: {count} inputs in {seconds} s, no counterexample, {grown:.0f} MiB more memory")
+        print(
+            f"{target}: {count} inputs in {seconds} s, no counterexample, {grown:.0f} MiB more memory",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

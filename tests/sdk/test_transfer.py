@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -62,6 +63,18 @@ def test_what_is_pulled_is_what_was_pushed(adapter: Path) -> None:
     assert pulled.folder == home() / "adapters/alice/decimals/1.0.0"
     assert content(pulled.folder) == content(adapter)
     assert not pulled.reused and pulled.manifest == read_manifest(adapter)
+
+
+def test_members_of_a_later_specification_survive_a_release_under_another_name(adapter: Path) -> None:
+    document = json.loads((adapter / "edgelora.json").read_text())
+    document |= {"specVersion": "1.7", "novelty": {"deep": [1, None]}}
+    document["components"][0]["novelty"] = "x"
+    (adapter / "edgelora.json").write_text(json.dumps(document))
+    push(adapter, "bob/renamed@2.0.0")
+    published = json.loads((pull("bob/renamed").folder / "edgelora.json").read_text())
+    assert (published["identity"]["name"], published["specVersion"]) == ("renamed", "1.7")
+    assert published["novelty"] == document["novelty"]
+    assert published["components"][0]["novelty"] == "x"
 
 
 def test_pushing_or_pulling_the_same_again_changes_nothing(adapter: Path) -> None:
