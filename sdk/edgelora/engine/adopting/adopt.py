@@ -91,7 +91,8 @@ def adopt(
     source = read_source(folder)
     check_settings(source.kind, source.config)
     place = _base_of(source, base)
-    model = load_base(make_plan(_recipe(place), registry))
+    # On the CPU, where the adapter's tensors are read: its decompositions differ from device to device.
+    model = load_base(make_plan(_recipe(place), registry), torch.device("cpu"))
     linears = plain_linears(model)
     converted = convert(source, lambda site: _weight(source, linears, site))
     before, expected = probe_logits(model), _reference_logits(model, source, converted, linears)
