@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgelora.errors import DigestMismatch
-from edgelora.manifest import MANIFEST_NAME
+from edgelora.manifest import MANIFEST_NAME, check_paths
 from edgelora.store.protocol import StoredFile
 from edgelora.store.versions import is_version
 
@@ -94,6 +94,7 @@ class Commit:
 
         Raises:
             DigestMismatch: A member is missing or has another type.
+            PathError: It lists a file name that is not allowed.
         """
         try:
             return cls._from_document(json.loads(data))
@@ -117,6 +118,7 @@ class Commit:
             and MANIFEST_NAME in {file.path for file in files}
         ):
             raise ValueError("a member has a wrong value")
+        check_paths(file.path for file in files)
         return cls(
             adapter=document["adapter"],
             version=document["version"],
