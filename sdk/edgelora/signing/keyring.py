@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgelora.confined import read_regular
-from edgelora.errors import KeyFileError, KeyNotFound, MissingFile
+from edgelora.errors import EdgeloraError, KeyFileError, KeyNotFound, MissingFile
 from edgelora.files import atomic_write, fsync_dir, make_dirs, write_new
 from edgelora.locations import config_dir
 from edgelora.signing.envelope import FINGERPRINT
@@ -75,7 +75,7 @@ def list_keys() -> list[NamedKey]:
     for path in sorted(_folder("public").glob("*.pem")):
         try:
             found.append(find_key(path.stem))
-        except (KeyFileError, KeyNotFound):
+        except EdgeloraError:
             continue
     return found
 

@@ -138,3 +138,12 @@ def test_halves_that_do_not_belong_together_are_refused() -> None:
     (config_dir() / "keys/public/ops.pem").write_bytes(ed25519("one").public.pem)
     with pytest.raises(KeyFileError, match="do not belong together"):
         open_private("ops")
+
+
+def test_files_that_are_no_keys_do_not_hinder_those_that_are() -> None:
+    new_key("ops")
+    folder = config_dir() / "keys/public"
+    (folder / "notes.pem").write_text("no key")
+    (folder / "long.pem").write_bytes(bytes(2**20))
+    (folder / "gone.pem").symlink_to("nowhere")
+    assert [found.name for found in list_keys()] == ["ops"]
