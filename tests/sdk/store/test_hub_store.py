@@ -19,6 +19,7 @@ from edgelora.errors import (
     ReferenceFormError,
     ReplyRefused,
     StoreError,
+    StoreUnreachable,
     VersionExists,
     Yanked,
 )
@@ -275,6 +276,8 @@ def test_an_extra_root_file_such_as_a_signature_goes_along(hub: LoopbackHub, ada
         (403, StoreError, r"does not let this user write to alice/decimals \(403\)"),
         (400, StoreError, r"refuses the front matter of README\.md"),
         (418, ReplyRefused, "refuses the push with 418"),
+        (503, StoreUnreachable, "answers 503"),
+        (0, StoreUnreachable, "does not answer: RemoteProtocolError"),
     ],
 )
 def test_a_refused_push_says_why(

@@ -31,6 +31,7 @@ from edgelora.locations import home
 from edgelora.store import add_store, http_reading, open_store, parse_reference
 from edgelora.store.endpoint import Endpoint
 from edgelora.store.http_reading import HttpReader, Patience
+from edgelora.store.hub_store import HubStore
 from edgelora.transfer import list_published, pull, push
 
 WEIGHTS = "adapter_model.safetensors"
@@ -399,3 +400,40 @@ def test_a_proxy_is_used_where_the_environment_names_one(
     monkeypatch.delenv("no_proxy", raising=False)
     pull("alice/decimals", "http://127.0.0.1:9")
     assert {each.headers["Host"] for each in published.log} == {"127.0.0.1:9"}
+
+
+@pytest.mark.parametrize(
+    ("address", "token"),
+    [
+        ("hf://", "hf_secret"),
+        ("https://huggingface.co", "hf_secret"),
+        ("https://huggingface.co:443", "hf_secret"),
+        ("https://huggingface.co:8443", None),
+        ("https://huggingface.co.example", None),
+        ("https://example/huggingface.co", None),
+    ],
+)
+def test_the_hub_is_known_by_its_origin(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, address: str, token: str | None
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    store = open_store(address)
+    assert isinstance(store, HubStore) and store.endpoint.token == token
+
+
+def test_the_hub_token_is_where_its_client_keeps_it_and_stays_there_if_asked(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import constants
+
+    (tmp_path / "token").write_text("hf_saved\n")
+    store = open_store("hf://")
+    assert isinstance(store, HubStore) and store.endpoint.token == "hf_saved"
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    store = open_store("hf://")
+    assert isinstance(store, HubStore) and store.endpoint.token is None
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://mirror.example")
+    add_store("hub", "hf://")
+    with pytest.raises(StoreError, match="not encrypted"):
+        open_store("hub")
