@@ -46,7 +46,7 @@ def parse(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
         ) from error
     except RecursionError as error:
         raise NotStrict(f"it is nested deeper than {max_depth} levels") from error
-    _check(value, max_depth)
+    _check(value, max_depth, max_depth)
     return value
 
 
@@ -75,17 +75,17 @@ def _bounded_integer(digits: str) -> int:
     raise NotStrict(f"the integer {digits[:40]} is beyond ±(2^53 - 1)")
 
 
-def _check(value: Any, levels_left: int) -> None:
+def _check(value: Any, levels_left: int, max_depth: int) -> None:
     if isinstance(value, str):
         _check_text(value)
     elif isinstance(value, dict | list):
         if levels_left == 0:
-            raise NotStrict("it is nested deeper than allowed (32 levels in a manifest)")
+            raise NotStrict(f"it is nested deeper than {max_depth} levels")
         if isinstance(value, dict):
             for key in value:
                 _check_text(key)
         for item in value.values() if isinstance(value, dict) else value:
-            _check(item, levels_left - 1)
+            _check(item, levels_left - 1, max_depth)
 
 
 def _check_text(text: str) -> None:
