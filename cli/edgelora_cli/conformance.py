@@ -90,7 +90,10 @@ def run(
     chosen = _choose(load_vectors(vectors), kinds, skipped)
     reader = foreign_reader(command_line, timeout_s=timeout_s)
     known = frozenset(features) or OWN_FEATURES
-    found = compare_all(chosen, reader, known, jobs=jobs or min(os.cpu_count() or 1, 16))
+    try:
+        found = compare_all(chosen, reader, known, jobs=jobs or min(os.cpu_count() or 1, 16))
+    finally:
+        reader.stop()
     if junit:
         junit.write_bytes(as_junit(found))
     wrong = [each for each in found if each.outcome == "wrong"]

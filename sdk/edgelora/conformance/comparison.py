@@ -63,8 +63,12 @@ def compare_all(
     """Ask a reader about each vector, ``jobs`` at a time; in the order of the vectors."""
     if jobs == 1:
         return [compare(vector, reader, features) for vector in vectors]
-    with ThreadPoolExecutor(jobs) as pool:
+    pool = ThreadPoolExecutor(jobs)
+    try:
         return list(pool.map(lambda vector: compare(vector, reader, features), vectors))
+    finally:
+        # Whoever stops the comparison does not wait for the vectors that are left.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def counts_of(found: Iterable[Comparison]) -> dict[str, int]:

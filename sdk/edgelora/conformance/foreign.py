@@ -7,11 +7,17 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
+from typing import cast
 
 from edgelora.errors import OptionsError
+
+_KEPT_BYTES = 64 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +36,7 @@ Reader = Callable[[str, Path], Verdict]
 """From the kind of a vector and its place to a verdict."""
 
 
-def foreign_reader(command: str, *, timeout_s: float) -> Reader:
+def foreign_reader(command: str, *, timeout_s: float) -> ForeignReader:
     """A reader that runs ``command`` with ``{path}`` and ``{kind}`` replaced, without a shell.
 
     Exit code 0 accepts, every other one refuses. If the last line on stdout is a JSON object with a member
@@ -50,33 +56,77 @@ def foreign_reader(command: str, *, timeout_s: float) -> Reader:
             f"the command {command!r} does not say where the path of a vector goes",
             fix="write {path} in it: --command 'my-reader {path}'",
         )
-
-    def read(kind: str, path: Path) -> Verdict:
-        filled = [word.replace("{path}", str(path)).replace("{kind}", kind) for word in words]
-        return _run(filled, timeout_s)
-
-    return read
+    return ForeignReader(words, timeout_s)
 
 
-def _run(arguments: list[str], timeout_s: float) -> Verdict:
-    # A session of its own, so that whatever the command started ends with it.
-    process = subprocess.Popen(
-        arguments,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    with process:
+class ForeignReader:
+    """Runs a command for each vector; nothing that it started outlives its answer.
+
+    Args:
+        words: The command, with ``{path}`` and ``{kind}``.
+        timeout_s: How long it may take for one vector.
+    """
+
+    def __init__(self, words: Sequence[str], timeout_s: float) -> None:
+        self._words = words
+        self._timeout_s = timeout_s
+        self._running: set[int] = set()
+
+    def __call__(self, kind: str, path: Path) -> Verdict:
+        """What the command says about the vector at ``path``."""
+        # A session of its own, so that whatever the command started ends with it.
+        process = subprocess.Popen(
+            [word.replace("{path}", str(path)).replace("{kind}", kind) for word in self._words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._running.add(process.pid)
+        tail = _Tail(cast("BufferedReader", process.stdout))
         try:
-            output, _ = process.communicate(timeout=timeout_s)
+            process.wait(self._timeout_s)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            return Verdict(None, words=f"no answer within {timeout_s:g} s")
-    last = output.decode("utf-8", "replace").strip().rpartition("\n")[2]
-    if process.returncode < 0:
-        return Verdict(None, words=f"killed by {signal.Signals(-process.returncode).name}")
-    return Verdict(process.returncode == 0, _id_in(last), last[:200])
+            return Verdict(None, words=f"no answer within {self._timeout_s:g} s")
+        finally:
+            _kill(process.pid)
+            process.wait()
+            self._running.discard(process.pid)
+            last = tail.last_line()
+        if process.returncode < 0:
+            return Verdict(None, words=f"killed by {signal.Signals(-process.returncode).name}")
+        return Verdict(process.returncode == 0, _id_in(last), last[:200])
+
+    def stop(self) -> None:
+        """End what is running."""
+        for pid in list(self._running):
+            _kill(pid)
+
+
+class _Tail(threading.Thread):
+    """Reads a stream to its end and keeps the last of it, however much there is."""
+
+    def __init__(self, stream: BufferedReader) -> None:
+        super().__init__(daemon=True)
+        self._stream = stream
+        self._kept = b""
+        self.start()
+
+    def run(self) -> None:
+        """Until the last writer is gone."""
+        with self._stream:
+            while piece := self._stream.read1(_KEPT_BYTES):
+                self._kept = (self._kept + piece)[-_KEPT_BYTES:]
+
+    def last_line(self) -> str:
+        """After the writers were ended; one that left the session and still writes is not waited for."""
+        self.join(timeout=1.0)
+        return self._kept.decode("utf-8", "replace").strip().rpartition("\n")[2]
+
+
+def _kill(session: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(session, signal.SIGKILL)
 
 
 def _id_in(line: str) -> str | None:

@@ -72,6 +72,10 @@ def placed(vector: Vector) -> Iterator[Path]:
 
 
 def _make(folder: Path, step: Mapping[str, str]) -> None:
+    name = next((step[what] for what in ("file", "folder", "link", "pipe") if what in step), "")
+    # Resolved, because a step before may have made a link.
+    if name and not (folder / name).parent.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{folder.name}: {name!r} would be made outside of the copy", fix="correct the index")
     match step:
         case {"file": name, "text": text}:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -101,6 +105,8 @@ def _read_index(path: Path) -> Iterator[Vector]:
 
 def _vector(folder: Path, name: str, described: dict[str, Any]) -> Vector:
     place = folder / name
+    if name.startswith("/") or ".." in name.split("/"):
+        raise DataError(f"{folder / INDEX_NAME} names {name}, which is outside", fix="correct the index")
     if not place.exists():
         raise DataError(f"{folder / INDEX_NAME} names {name}, which is not there", fix="add it, or its bytes")
     if described["expect"] not in ("accept", "refuse"):

@@ -1,11 +1,13 @@
 """A foreign reader is judged by its exit code; what it prints is for people, but for the id."""
 
 import sys
+import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from edgelora.conformance import foreign_reader
+from edgelora.conformance import Vector, Verdict, compare_all, foreign_reader
 from edgelora.errors import OptionsError
 
 PYTHON = f"'{sys.executable}' -S -c"
@@ -50,3 +52,39 @@ def test_command_without_a_place_for_the_path_is_refused(command: str) -> None:
 def test_command_with_an_open_quote_is_refused() -> None:
     with pytest.raises(OptionsError, match="is malformed: No closing quotation"):
         foreign_reader("reader '{path}", timeout_s=1)
+
+
+def test_what_a_reader_left_running_ends_with_its_answer(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    reader = foreign_reader(f"sh -c 'sleep 600 & echo $! > {pid}; exit 0' {{path}}", timeout_s=30)
+    assert reader("paths", Path("x")).is_accepted
+    # A killed process may stay in the table until it is reaped; it runs no more.
+    state = Path(f"/proc/{pid.read_text().strip()}/stat")
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_output_without_end_costs_no_memory() -> None:
+    tracemalloc.start()
+    said = foreign_reader("yes {path}", timeout_s=0.5)("paths", Path("x" * 1000))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert said.is_accepted is None and peak < 8 * 2**20
+
+
+def test_a_comparison_that_is_stopped_does_not_wait_for_its_readers() -> None:
+    reader = foreign_reader("sleep 600 {path}", timeout_s=600)
+    is_asked = threading.Event()
+
+    def ask(kind: str, path: Path) -> Verdict:
+        if path.name == "first":
+            is_asked.wait(30)
+            raise KeyboardInterrupt
+        is_asked.set()
+        return reader(kind, path)
+
+    vectors = [
+        Vector("paths", name, Path(name), rule="r", is_accepted=True) for name in ("first", "second", "third")
+    ]
+    with pytest.raises(KeyboardInterrupt):
+        compare_all(vectors, ask, frozenset(), jobs=2)
+    reader.stop()

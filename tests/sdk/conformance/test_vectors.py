@@ -70,3 +70,25 @@ def test_unknown_step_is_refused(tmp_path: Path) -> None:
     (vector,) = load_vectors(write_suite(tmp_path, {"one": described}))
     with pytest.raises(DataError, match="nothing is known about making"), placed(vector):
         pass
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        [{"file": "../out.md", "text": "x"}],
+        [{"folder": "/tmp/edgelora-out"}],
+        [{"link": "away", "to": ".."}, {"file": "away/out.md", "text": "x"}],
+    ],
+)
+def test_nothing_is_made_outside_of_the_copy(tmp_path: Path, make: list) -> None:
+    described = {"rule": "r", "expect": "refuse", "make": make}
+    (vector,) = load_vectors(write_suite(tmp_path, {"one": described}))
+    with pytest.raises(DataError, match="would be made outside of the copy"), placed(vector):
+        pass
+
+
+def test_a_vector_outside_of_its_folder_is_refused(tmp_path: Path) -> None:
+    suite = write_suite(tmp_path / "suite", {"../../secret": {"rule": "r", "expect": "accept"}})
+    (tmp_path / "secret").touch()
+    with pytest.raises(DataError, match="which is outside"):
+        load_vectors(suite)
