@@ -6,15 +6,12 @@ files, the manifest decides: sizes and digests come from it, and are compared wi
 
 from __future__ import annotations
 
-import hashlib
 import io
-import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import BinaryIO, cast
 
-from edgelora.errors import DigestMismatch, EdgeloraError, ReferenceFormError
-from edgelora.files import disk_full_is_an_error, make_dirs
+from edgelora.errors import EdgeloraError, ReferenceFormError
 from edgelora.locations import cache_dir
 from edgelora.manifest import SIGNATURE_NAME
 from edgelora.store.endpoint import Endpoint
@@ -27,10 +24,9 @@ from edgelora.store.hub_snapshot import commit_of_digest, sequence_at, snapshot_
 from edgelora.store.protocol import Publication, Snapshot, StoredFile
 from edgelora.store.reference import Reference, check_name
 from edgelora.store.refusals import no_adapter, no_version
+from edgelora.store.spool import Spool
 from edgelora.store.versions import is_version, parse_version
 from edgelora.store.yanks import Yank, check_reason, latest_offered
-
-_PIECE_BYTES = 2**20
 
 
 class HubStore:
@@ -44,7 +40,7 @@ class HubStore:
         self.endpoint = endpoint
         self._reader = HttpReader(endpoint)
         self._client = HubClient(endpoint)
-        self._kept: dict[str, BinaryIO] = {}
+        self._spool = Spool(cache_dir())
         self._manifests: dict[Reference, bytes] = {}
         self._signatures: dict[Reference, bytes | None] = {}
         self._records_seen: dict[str, str | None] = {}
@@ -153,23 +149,7 @@ class HubStore:
             DigestMismatch: ``source`` does not hold what ``file`` says.
             DiskFull: No space is left for the copy.
         """
-        with disk_full_is_an_error(cache_dir()):
-            make_dirs(cache_dir())
-            # Without a name, so that nothing is left behind whatever happens.
-            copy = cast("BinaryIO", tempfile.TemporaryFile(dir=cache_dir()))  # noqa: SIM115
-            digest, left = hashlib.sha256(), file.size + 1
-            while left and (piece := source.read(min(left, _PIECE_BYTES))):
-                digest.update(piece)
-                copy.write(piece)
-                left -= len(piece)
-            copy.flush()
-        if digest.hexdigest() != file.sha256:
-            copy.close()
-            raise DigestMismatch(
-                f"{file.path} changed while it was read: its sha256 is no longer {file.sha256}",
-                fix="leave the folder alone while it is pushed",
-            )
-        self._kept[file.sha256] = copy
+        self._spool.put(source, file)
         return True
 
     def publish(self, publication: Publication) -> Snapshot:
@@ -184,10 +164,11 @@ class HubStore:
         reference = publication.reference
         repository = self._repository(reference.namespace, reference.name)
         seen = self._records_seen.get(reference.adapter)
-        publishing = HubPublishing(repository, self._client, publication, self._kept, self.address, seen)
+        publishing = HubPublishing(
+            repository, self._client, publication, self._spool.files, self.address, seen
+        )
         snapshot = publishing.run(str(parse_version(reference.version or "")))
-        while self._kept:
-            self._kept.popitem()[1].close()
+        self._spool.clear()
         return snapshot
 
     def remove(self, reference: Reference) -> Snapshot:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from edgelora.errors import (
     VersionExists,
     Yanked,
 )
+from edgelora.locations import cache_dir
 from edgelora.manifest import MANIFEST_NAME
 from edgelora.signing import sign
 from edgelora.store import open_store, parse_reference
@@ -64,6 +67,19 @@ def test_a_version_is_one_commit_on_the_named_parent_and_a_tag(hub: LoopbackHub,
     first = repo.parents[receipt.commit]
     assert first and set(repo.commits[first]) == {".gitattributes"}
     assert set(repo.commits[receipt.commit]) == {".gitattributes", *content(adapter)}
+
+
+def test_a_push_of_many_files_needs_no_descriptor_for_each(hub: LoopbackHub, tmp_path: Path) -> None:
+    names = {f"d/f{number}.txt": b"%d" % number for number in range(200)}
+    folder = write_adapter(tmp_path / "many", extra=names)
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, most))
+    try:
+        push(folder, "alice/decimals", to=hub.url)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    assert content(pull("alice/decimals", hub.url).folder) == content(folder)
+    assert [path.name for path in cache_dir().iterdir() if path.is_file()] == []
 
 
 def test_a_repository_is_public_only_if_asked_for(hub: LoopbackHub, adapter: Path) -> None:
