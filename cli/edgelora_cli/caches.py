@@ -39,8 +39,8 @@ dry_run_option = click.option(
 def cache() -> None:
     """See and prune what was fetched from remote stores.
 
-    Files are kept by their digest and shared by all processes of this user. A pulled adapter and the cache
-    are one file on the disk where the file system allows it. Deleting an entry only costs a download.
+    Files are kept by their digest and shared by all processes of this user. A pulled adapter has copies of
+    its own. Deleting an entry only costs a download.
     """
 
 
@@ -123,12 +123,10 @@ def _delete(entries: Sequence[CacheEntry], *, dry_run: bool) -> None:
         confirm(f"Delete {len(entries)} files from the cache?")
         remove_cached(entries)
     state = "would be deleted" if dry_run else "deleted"
-    shared = sum(entry.size_bytes for entry in entries if entry.is_shared)
-    freed = sum(entry.size_bytes for entry in entries) - shared
-    also = f"; {shared:,} bytes stay, as parts of pulled adapters" if shared else ""
+    freed = sum(entry.size_bytes for entry in entries)
     emit(
         _document(entries) | {"deleted": not dry_run, "freed_bytes": freed},
-        f"{len(entries)} files {state}, {freed:,} bytes freed{also}",
+        f"{len(entries)} files {state}, {freed:,} bytes freed",
     )
 
 
@@ -143,13 +141,12 @@ def _text(entries: Sequence[CacheEntry]) -> str:
             entry.sha256[:12],
             f"{entry.size_bytes:,}",
             datetime.fromtimestamp(entry.used_at, UTC).strftime("%Y-%m-%d %H:%M"),
-            "yes" if entry.is_shared else "",
             entry.used_by[0] if entry.used_by else "",
         )
         for entry in entries
     ]
     total = sum(entry.size_bytes for entry in entries)
-    header = ("digest", "bytes", "last used (UTC)", "shared", "of")
+    header = ("digest", "bytes", "last used (UTC)", "of")
     return f"{table(header, rows)}\n{len(entries)} files, {total:,} bytes"
 
 

@@ -1,4 +1,4 @@
-"""The cache of remote files: shared with pulled adapters, never believed, and enough offline."""
+"""The cache of remote files: apart from pulled adapters, never believed, and enough offline."""
 
 from __future__ import annotations
 
@@ -49,15 +49,31 @@ def digest_of(name: str) -> str:
     return next(entry.sha256 for entry in list_cache() if entry.used_by[0].endswith(f": {name}"))
 
 
-def test_a_pulled_adapter_and_the_cache_are_one_file_on_the_disk(published: LoopbackHub) -> None:
+def test_a_pulled_adapter_and_the_cache_are_two_files_and_the_cached_one_is_read_only(
+    published: LoopbackHub,
+) -> None:
     pulled = pull("alice/decimals", published.url)
     entries = list_cache()
-    assert len(entries) == 4 and all(
-        entry.is_shared for entry in entries if "edgelora.json" not in entry.used_by[0]
-    )
-    assert os.path.samefile(pulled.folder / WEIGHTS, blob(digest_of(WEIGHTS)))
+    assert len(entries) == 4
+    assert not os.path.samefile(pulled.folder / WEIGHTS, blob(digest_of(WEIGHTS)))
+    assert {blob(entry.sha256).stat().st_mode & 0o777 for entry in entries} == {0o444}
+    assert (pulled.folder / WEIGHTS).stat().st_mode & 0o777 == 0o644
     assert entries[0].used_by[0].startswith(f"alice/decimals@1.0.0 ({published.url}): ")
     assert verify(pulled.folder) == []
+
+
+def test_editing_one_pulled_adapter_changes_no_other_and_not_the_cache(
+    published: LoopbackHub, tmp_path: Path
+) -> None:
+    first = pull("alice/decimals", published.url, into=tmp_path / "first").folder
+    second = pull("alice/decimals", published.url, into=tmp_path / "second").folder
+    for path in first.iterdir():
+        with open(path, "r+b") as file:
+            file.write(b"EDIT")
+    assert verify(second) == []
+    assert verify_cache().dropped == ()
+    third = pull("alice/decimals", published.url, into=tmp_path / "third")
+    assert third.fetched_bytes == 0 and verify(third.folder) == []
 
 
 def test_what_is_cached_is_not_fetched_again(published: LoopbackHub, tmp_path: Path) -> None:
@@ -76,9 +92,10 @@ def test_files_that_two_versions_share_are_fetched_once(published: LoopbackHub, 
 
 
 def test_a_damaged_entry_is_dropped_and_fetched_again(published: LoopbackHub) -> None:
-    pulled = pull("alice/decimals", published.url)
-    weights = pulled.folder / WEIGHTS
-    weights.write_bytes(b"x" + weights.read_bytes()[1:])
+    weights = pull("alice/decimals", published.url).folder / WEIGHTS
+    for path in (weights, blob(digest_of(WEIGHTS))):
+        path.chmod(0o644)
+        path.write_bytes(b"x" + path.read_bytes()[1:])
     again = pull("alice/decimals", published.url)
     assert again.fetched_bytes == weights.stat().st_size and verify(again.folder) == []
     assert verify_cache().dropped == ()
@@ -95,18 +112,25 @@ def test_a_link_in_the_cache_is_not_followed(published: LoopbackHub, tmp_path: P
     assert pulled.fetched_bytes > 100_000 and not (pulled.folder / WEIGHTS).is_symlink()
 
 
-def test_the_cache_is_copied_where_files_cannot_be_shared(
+def test_the_cache_is_copied_byte_by_byte_where_the_file_system_cannot(
     published: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
-    monkeypatch.setattr(os, "link", refuse)
-    pulled = pull("alice/decimals", published.url)
-    assert not os.path.samefile(pulled.folder / WEIGHTS, blob(digest_of(WEIGHTS)))
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    pull("alice/decimals", published.url)
     remove("alice/decimals@1.0.0")
     pulled = pull("alice/decimals", published.url)
     assert pulled.fetched_bytes == 0 and verify(pulled.folder) == []
+
+
+def test_what_a_killed_process_left_of_a_copy_goes_with_the_next_removal(published: LoopbackHub) -> None:
+    pull("alice/decimals", published.url)
+    unfinished = blob(digest_of(WEIGHTS)).parent / ".0123456789abcdef.tmp"
+    unfinished.write_bytes(b"half")
+    remove_cached([])
+    assert not unfinished.exists() and len(list_cache()) == 4
 
 
 def test_a_cache_that_cannot_be_written_does_not_stop_a_pull(published: LoopbackHub) -> None:

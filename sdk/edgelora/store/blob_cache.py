@@ -1,8 +1,8 @@
 """Bytes that were fetched from remote stores, by their digest, shared by all processes of this user.
 
-A pulled adapter and the cache share one file on the disk wherever the file system allows it. Nothing in the
-cache is believed: every entry is hashed again before it is used, and dropped if it is damaged. Losing an
-entry only costs a download.
+An entry is a file of its own, which nobody may write: whoever edits a pulled adapter by hand changes neither
+the cache nor another adapter. Nothing in the cache is believed: every entry is hashed again before it is
+used, and dropped if it is damaged. Losing an entry only costs a download.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 import secrets
-import shutil
 import time
 from collections.abc import Collection
 from contextlib import suppress
@@ -36,8 +35,6 @@ class CachedBlob:
     size: int
     used_at: float
     """Seconds since 1970."""
-    is_shared: bool
-    """An adapter on this disk is the same file, so that removing the entry frees nothing."""
 
 
 class BlobCache:
@@ -48,14 +45,14 @@ class BlobCache:
         self._lock = cache_dir() / "locks" / "blobs.lock"
 
     def take(self, file: StoredFile, target: Path) -> bool:
-        """Let ``target`` be this file, if it is here and whole; False if it has to be fetched.
+        """Let ``target`` be a copy of this file, if it is here and whole; False if it has to be fetched.
 
         Args:
             file: Which bytes.
             target: A free name; its folder is made.
 
         Raises:
-            DiskFull: A copy was needed, and there is no space for it.
+            DiskFull: There is no space for the copy.
         """
         if not self._path(file.sha256).exists():
             return False
@@ -65,7 +62,7 @@ class BlobCache:
                 return False
             with blob, disk_full_is_an_error(target):
                 make_dirs(target.parent)
-                _share(self._path(file.sha256), target)
+                _copy(blob, target, mode=0o644)
                 fsync_dir(target.parent)
         return True
 
@@ -75,7 +72,8 @@ class BlobCache:
         with suppress(OSError), shared_lock(self._lock):
             make_dirs(blob.parent)
             if not blob.exists():
-                _share(path, blob)
+                with open(path, "rb", buffering=0) as source:
+                    _copy(source, blob, mode=0o444)
             _touch(blob)
 
     def open(self, file: StoredFile) -> FileIO | None:
@@ -102,14 +100,17 @@ class BlobCache:
             if _NAME.fullmatch(path.name):
                 with suppress(FileNotFoundError):
                     about = path.lstat()
-                    found.append(CachedBlob(path.name, about.st_size, about.st_atime, about.st_nlink > 1))
+                    found.append(CachedBlob(path.name, about.st_size, about.st_atime))
         return sorted(found, key=lambda entry: (-entry.used_at, entry.sha256))
 
     def remove(self, digests: Collection[str]) -> None:
-        """Delete entries. A pull that is taking one keeps what it took."""
+        """Delete entries, and what was left of copies that broke off. A pull keeps what it took."""
         with exclusive_lock(self._lock):
             for sha256 in digests:
                 self._path(sha256).unlink(missing_ok=True)
+            # Whoever copies holds the lock: these are of processes that died.
+            for unfinished in self.root.glob("??/.*.tmp"):
+                unfinished.unlink(missing_ok=True)
 
     def verify(self) -> tuple[int, list[str]]:
         """Hash everything again and drop what is damaged; (intact entries, digests dropped)."""
@@ -139,29 +140,29 @@ class BlobCache:
         return self.root / sha256[:2] / sha256
 
 
-def _share(source: Path, target: Path) -> None:
-    """Give a file a second name; a copy where there can be none, such as on another disk."""
-    with suppress(FileExistsError):
-        try:
-            os.link(source, target, follow_symlinks=False)
-        except FileExistsError:
-            raise
-        except OSError:
-            _copy(source, target)
-
-
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: FileIO, target: Path, *, mode: int) -> None:
     temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with open(source, "rb") as given, open(temporary, "xb") as copy:
-            shutil.copyfileobj(given, copy, 2**20)
-            copy.flush()
+        with open(os.open(temporary, flags, mode), "wb", buffering=0) as copy:
+            _copy_bytes(source.fileno(), copy.fileno())
             os.fsync(copy.fileno())
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _copy_bytes(source: int, copy: int) -> None:
+    """Copy to the end; where the file system can, without writing the bytes a second time."""
+    # AttributeError: only Linux has it. OSError: not between these two; a full disk shows below as well.
+    with suppress(AttributeError, OSError):
+        while os.copy_file_range(source, copy, 2**30):
+            pass
+    while piece := os.read(source, 2**20):
+        while piece:
+            piece = piece[os.write(copy, piece) :]
+
+
 def _touch(path: Path) -> None:
-    """Note that an entry was used. When it was changed is also said of the adapter's file, and stays."""
+    """Note that an entry was used."""
     os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))

@@ -22,8 +22,6 @@ class CacheEntry:
     size_bytes: int
     used_at: float
     """Seconds since 1970."""
-    is_shared: bool
-    """A pulled adapter is the same file on the disk: removing the entry frees nothing."""
     used_by: tuple[str, ...]
     """``ns/name@version (endpoint): path`` for each version known to need it."""
 
@@ -89,7 +87,7 @@ def _entries(blobs: Iterable[CachedBlob]) -> list[CacheEntry]:
         for file in pin.files:
             users.setdefault(file.sha256, []).append(f"{_reference(pin)} ({pin.endpoint}): {file.path}")
     return [
-        CacheEntry(blob.sha256, blob.size, blob.used_at, blob.is_shared, tuple(users.get(blob.sha256, ())))
+        CacheEntry(blob.sha256, blob.size, blob.used_at, tuple(users.get(blob.sha256, ())))
         for blob in blobs
     ]
 
