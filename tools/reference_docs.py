@@ -32,6 +32,7 @@ def pages() -> dict[str, str]:
 def errors_page() -> str:
     """Every deliberate error: its exit code, id and meaning."""
     rows = [f"| {kind.exit_code} | `{kind.id}` | {_first_line(kind)} |" for kind in every_error()]
+    bugs = sum(kind.exit_code == 1 for kind in every_error())
     return "\n".join(
         [
             "# Errors and exit codes",
@@ -44,8 +45,9 @@ def errors_page() -> str:
             "|---|---|---|",
             "| 0 | | done |",
             "| 1 | `bug` | an exception nobody expected: a bug in edgelora |",
+            *rows[:bugs],
             "| 2 | `usage` | the command line is not one edgelora knows |",
-            *rows,
+            *rows[bugs:],
             "| 141 | | the reader of the output went away, as in `edgelora list \\| head -1` |",
             "",
         ]

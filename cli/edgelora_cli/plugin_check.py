@@ -5,17 +5,29 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from edgelora_cli.commands import Command
 from edgelora_cli.console import emit, note
+from edgelora_cli.plugin_named import installed_plugin
 from edgelora_cli.plugin_report import Report, Section, tell
 
 if TYPE_CHECKING:
     from edgelora.registry.status import PluginStatus
     from edgelora.testing import CheckResult, PluginConformance
+
+
+class First(NamedTuple):
+    """The check on which the others rest, and why they are left out where it fails."""
+
+    name: str
+    otherwise: str
+
+
+FIRST_OF_A_PLUGIN = First("it_loads_as_ready", "the plugin does not load")
+FIRST_OF_A_PART = First("it_can_be_built", "the part cannot be built")
 
 
 @click.command(
@@ -65,11 +77,12 @@ def check(
     """
     options, kit = _parse_changes(changes, "--set"), _parse_changes(settings, "--kit")
     reasons = _parse_reasons(skipped)
-    plugin = _installed(name)
+    plugin = installed_plugin(name, "check")
     started = time.perf_counter()
     _refuse_unknown_parts(plugin, {"--set": options, "--kit": kit})
     _refuse_unknown_checks(reasons)
     _refuse_unknown_settings(plugin, kit)
+    _refuse_wrong_options(plugin, options)
     sections = []
     for title, checked in _checked(plugin, options, kit):
         note(f"checking {title}")
@@ -111,26 +124,35 @@ def _checked(
 def _run(checked: type[PluginConformance], reasons: Mapping[str, str]) -> Iterator[CheckResult]:
     from edgelora.testing import CheckResult, PartConformance, PluginConformance, check_names, run_check
 
+    first = FIRST_OF_A_PART if issubclass(checked, PartConformance) else FIRST_OF_A_PLUGIN
+    found = run_check(checked, first.name)
+    yield found
+    blocked = first.otherwise if found.outcome == "failed" else ""
     for name in check_names(checked):
+        if name == first.name:
+            continue
         if issubclass(checked, PartConformance) and hasattr(PluginConformance, f"test_{name}"):
             continue
         part = checked.part.rpartition(":")[2] if issubclass(checked, PartConformance) else checked.plugin
-        reason = reasons.get(name) or reasons.get(f"{part}.{name}")
+        reason = blocked or reasons.get(name) or reasons.get(f"{part}.{name}")
         yield CheckResult(name, "skipped", reason) if reason else run_check(checked, name)
 
 
-def _installed(name: str) -> PluginStatus:
-    from edgelora.errors import PluginMissing
-    from edgelora.registry import Registry
+def _refuse_wrong_options(plugin: PluginStatus, changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """What the user set is the user's fault; what a part requires is its author's, and a finding."""
+    from edgelora.errors import OptionsError, PluginBug
+    from edgelora.plan.part import plan_part
 
-    found = {plugin.name: plugin for plugin in Registry.discover().plugins}
-    if name not in found:
-        near = difflib.get_close_matches(name, found, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise PluginMissing(
-            f"no plugin {name!r} is installed", fix=f"{hint}installed are: {', '.join(found) or 'none'}"
-        )
-    return found[name]
+    for found in plugin.parts:
+        if chosen := changes.get(found.part.name):
+            try:
+                plan_part(found, {**found.part.kit.get("options", {}), **chosen}).build()
+            except PluginBug:
+                continue
+            except OptionsError as error:
+                raise OptionsError(
+                    error.problem, fix=f"{error.fix}: change --set {found.part.name}"
+                ) from error
 
 
 def _refuse_unknown_parts(plugin: PluginStatus, changes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -160,9 +182,13 @@ def _refuse_unknown_checks(reasons: Iterable[str]) -> None:
 
     known = {name for kind in CONFORMANCE.values() for name in check_names(kind)}
     if strange := [name for name in reasons if name.rpartition(".")[2] not in known]:
-        near = difflib.get_close_matches(strange[0].rpartition(".")[2], known, n=1)
-        hint = f"; did you mean {near[0].replace('_', ' ')!r}?" if near else ""
-        raise click.UsageError(f"--skip: there is no check {strange[0].replace('_', ' ')!r}{hint}")
+        sentences = {name.replace("_", " ") for name in known}
+        wrong = strange[0].replace("_", " ")
+        near = difflib.get_close_matches(wrong.rpartition(".")[2], sentences, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise click.UsageError(
+            f"--skip: there is no check {wrong!r}; {hint}there are: {', '.join(sorted(sentences))}"
+        )
 
 
 def _parse_changes(changes: Iterable[str], option: str) -> dict[str, dict[str, Any]]:

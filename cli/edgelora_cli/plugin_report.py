@@ -80,7 +80,7 @@ class Report:
                 {
                     "what": section.title,
                     "settings": dict(section.settings),
-                    "checks": [asdict(result) for result in section.results],
+                    "checks": [asdict(result) | {"check": result.sentence} for result in section.results],
                 }
                 for section in self.sections
             ],

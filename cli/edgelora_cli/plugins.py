@@ -10,6 +10,7 @@ from edgelora.registry import Registry
 from edgelora_cli.commands import Group
 from edgelora_cli.console import emit, style, table, warn
 from edgelora_cli.plugin_check import check
+from edgelora_cli.plugin_named import installed_plugin
 from edgelora_cli.plugin_new import new
 
 if TYPE_CHECKING:
@@ -58,30 +59,12 @@ def list_command() -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Show one plugin: its derivatives, its parts, and every option with its default."""
-    import difflib
-
-    from edgelora.errors import PluginMissing
-
-    found = {plugin.name: plugin for plugin in Registry.discover().plugins}
-    if name not in found:
-        owners = [plugin.name for plugin in found.values() if name in _names(plugin)]
-        near = difflib.get_close_matches(name, found, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        if owners:
-            hint = f"{name!r} is in plugin {owners[0]}: edgelora plugins show {owners[0]}; "
-        known = ", ".join(sorted(found)) or "none"
-        raise PluginMissing(f"no plugin {name!r} is installed", fix=f"{hint}installed are: {known}")
-    plugin = found[name]
+    plugin = installed_plugin(name, "show")
     emit(_document(plugin) | {"options": _schemas(plugin)}, _describe(plugin))
 
 
 plugins.add_command(new)
 plugins.add_command(check)
-
-
-def _names(plugin: PluginStatus) -> set[str]:
-    """Of everything it offers."""
-    return {part.part.name for part in plugin.parts} | {item.derivative.name for item in plugin.derivatives}
 
 
 def _offers(plugin: PluginStatus) -> str:

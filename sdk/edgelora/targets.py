@@ -7,6 +7,7 @@ import importlib
 from typing import Any
 
 from edgelora.errors import DependencyMissing, EdgeloraError, PluginBug
+from edgelora.raised import described_exception
 from edgelora.registry.status import FoundPart
 
 
@@ -28,7 +29,7 @@ def import_target(target: str, found: FoundPart) -> Any:
         raise missing_module(error, target, found) from error
     # A plugin is a stranger's code: whatever its module raises is a bug of that plugin, to be named as such.
     except Exception as error:
-        problem = f"{found.described}: importing {module_name}: {type(error).__name__}: {error}"
+        problem = f"{found.described}: importing {module_name}: {described_exception(error)}"
         raise PluginBug(problem, fix=found.remedy) from error
     for attribute in attributes.split("."):
         if not hasattr(owner, attribute):

@@ -1,10 +1,13 @@
 import json
+import re
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
 from edgelora_cli import dependencies
+from edgelora_cli.root import root
 
 
 def test_plugins_list_names_parts_and_derivatives(edgelora):
@@ -209,3 +212,25 @@ def test_a_gate_that_is_not_one_is_a_usage_error(edgelora):
 def test_train_refuses_to_resume_and_overwrite_at_once(edgelora):
     ran = edgelora("train", "recipe.yaml", "--resume", "--overwrite")
     assert ran.exit_code == 2 and "exclude each other" in ran.err
+
+
+def commands(group, context, path=()):
+    """Every command by the words a user types, but for the program's name."""
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, context, (*path, name))
+        else:
+            yield " ".join((*path, name)), command
+
+
+def test_the_reference_has_the_members_of_every_commands_json():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "json.md").read_text()
+    told = [name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in row.split(", ")]
+    with click.Context(root) as context:
+        takes = [
+            f"`{name}`"
+            for name, command in commands(root, context)
+            if any("--json" in parameter.opts for parameter in command.params)
+        ]
+    assert sorted(told) == sorted(takes)

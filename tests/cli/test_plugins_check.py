@@ -31,6 +31,30 @@ def make(options):
 """
 
 
+UNBUILDABLE = """
+from edgelora import Options, Part, hookimpl
+
+@hookimpl
+def edgelora_loss_combiners():
+    yield Part(name="misspelt", target="planted_faults:NoSuchTarget", summary="planted")
+    yield Part(name="typo", target="typo_combiner:Combiner", summary="planted")
+    yield Part(name="open", target="planted_faults:Vector", options="unbuildable_options:Loose", summary="-")
+
+@hookimpl
+def edgelora_adapters():
+    adapter = {"options": "edgelora:AdapterOptions", "summary": "-", "abilities": ("Additive", "LowRank")}
+    yield Part(name="swapped", target="planted_faults:SwappedAdapter", **adapter)
+    yield Part(name="no-factors", target="planted_faults:NoFactorsAdapter", **adapter)
+"""
+LOOSE = """
+from edgelora import Options
+
+
+class Loose(Options):
+    model_config = {"extra": "allow"}
+"""
+
+
 @pytest.fixture
 def faulty(environment):
     environment.install("faulty", {"faulty": "faulty_listing"}, modules={"faulty_listing": LISTING})
@@ -114,3 +138,64 @@ def test_a_check_may_be_left_out_for_a_reason(edgelora, faulty):
 def test_wrong_words_are_told(edgelora, faulty, arguments, exit_code, said):
     ran = edgelora("plugins", "check", *arguments)
     assert (ran.exit_code, said in ran.err) == (exit_code, True), ran.err
+
+
+def test_what_cannot_be_built_is_told_once_to_its_author(edgelora, environment):
+    environment.install(
+        "unbuildable",
+        {"unbuildable": "unbuildable_listing"},
+        modules={
+            "unbuildable_listing": UNBUILDABLE,
+            "unbuildable_options": LOOSE,
+            "typo_combiner": "\nclass Combiner(:\n",
+        },
+    )
+    ran = edgelora("plugins", "check", "unbuildable", "--json")
+    assert ran.exit_code == 10
+    causes = {}
+    for section in ran.document["checked"][1:]:
+        first, *others = section["checks"]
+        assert (first["check"], first["outcome"]) == ("it can be built", "failed")
+        assert {(each["outcome"], each["detail"]) for each in others} == {
+            ("skipped", "the part cannot be built")
+        }
+        causes[section["what"].rpartition(" ")[2]] = first["detail"]
+    assert "there is no NoSuchTarget in planted_faults" in causes["misspelt"]
+    assert "SyntaxError: " in causes["typo"] and "typo_combiner.py:2)" in causes["typo"]
+    assert causes["open"].endswith("; remove extra= from its model_config: edgelora.Options forbids them")
+    assert "gave A of (" in causes["swapped"] and "return (A, B, scaling), A of (rank, " in causes["swapped"]
+    assert "q_proj gave NoneType; return Factors(A, B, scaling)" in causes["no-factors"]
+    assert "tell its author" not in ran.out
+
+
+def test_a_plugin_that_does_not_load_is_told_once_with_its_file(edgelora, environment):
+    environment.install("typo", {"typo": "typo_listing"}, modules={"typo_listing": "\ndef broken(:\n"})
+    ran = edgelora("plugins", "check", "typo")
+    (line,) = [line for line in ran.out.splitlines() if "FAILED" in line]
+    assert "it loads as ready" in line and "typo_listing.py:2)" in line
+    assert ran.out.count("the plugin does not load") == 5
+
+
+def test_what_the_user_sets_wrongly_is_no_finding(edgelora):
+    for change, said in {
+        "budget.foo=1": "there is no option 'foo'",
+        "svd.rank=0": "rank is 0",
+    }.items():
+        ran = edgelora("plugins", "check", "adalora", "--set", change)
+        assert (ran.exit_code, "error[options-invalid]" in ran.err) == (3, True)
+        assert said in ran.err and f"change --set {change.partition('.')[0]}" in ran.err
+        assert ran.out == ""
+
+
+@pytest.mark.parametrize("name", ["budget", "nf4-icq", "irqlora:iec"])
+def test_the_name_of_a_part_leads_to_its_plugin(edgelora, name):
+    for command in ("check", "show"):
+        ran = edgelora("plugins", command, name)
+        owner = "adalora" if name == "budget" else "irqlora"
+        assert ran.exit_code == 7
+        assert f"{name!r} is in plugin {owner}: edgelora plugins {command} {owner}" in ran.err
+
+
+def test_checks_are_listed_as_the_report_names_them(edgelora):
+    ran = edgelora("plugins", "check", "lora", "--skip", "foo=bar")
+    assert "there are: a fresh process computes the same, a missing task is safe, " in ran.err

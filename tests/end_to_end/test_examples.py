@@ -8,9 +8,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from edgelora.layers import FrozenLinear
 from edgelora.plan import make_plan
+from edgelora.plan.part import plan_part
+from edgelora.protocols import Site
 from edgelora.recipe import make_recipe, read_recipe
 from edgelora.registry import Registry
 from edgelora_cli import run_command
@@ -49,8 +53,9 @@ def guide(environment):
         del sys.modules[name]
 
 
-def test_the_plugin_of_the_guide_passes_the_kit(guide, capsys):
-    code = run_command(["plugins", "check", "halved", "--json"])
+@pytest.mark.parametrize("plugin", ["halved", "damped"])
+def test_the_plugin_of_the_guide_passes_the_kit(guide, capsys, plugin):
+    code = run_command(["plugins", "check", plugin, "--json"])
     report = json.loads(capsys.readouterr().out)
     checks = [check for each in report["checked"] for check in each["checks"]]
     assert [check for check in checks if check["outcome"] == "failed"] == []
@@ -65,3 +70,12 @@ def test_the_plugin_of_the_guide_works(guide):
     recipe = {"derivative": "halved-lora", "base": "micro", "loss_combiner": {"factor": 0.25}}
     combiner = make_plan(make_recipe(recipe), registry).build("loss_combiner")
     assert combiner({"task.main": 8.0, "aux.x": 4.0}, step=0) == 3.0
+
+
+def test_the_option_of_the_guides_adapter_reaches_its_layers(guide):
+    registry = Registry.discover()
+    site = Site("up_proj", 0, "up_proj", rank=2, alpha=8.0)
+    base = FrozenLinear(torch.ones(3, 4), None, 4, 3)
+    for damping in (0.25, 1.0):
+        adapter = plan_part(registry.part("adapter", "damped"), {"rank": 2, "damping": damping}).build()
+        assert adapter.wrap(base, site).factors().scaling == 4.0 * damping

@@ -54,7 +54,7 @@ class Adapted:
             PlanError: The adapter has no such task, or several and ``task`` is None.
         """
         tasks = self.tasks or self.plan.tasks
-        if (task is None and len(tasks) > 1) or (task is not None and task not in tasks):
+        if (task is None and len(self.tasks) > 1) or (task is not None and task not in tasks):
             problem = f"has no task {task!r}" if task else f"was trained on {len(tasks)} tasks"
             raise PlanError(
                 f"adapter {self.manifest.identity.name} {problem}",

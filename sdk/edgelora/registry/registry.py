@@ -16,6 +16,7 @@ import pluggy
 
 from edgelora import hookspecs
 from edgelora.parts import KINDS, Derivative, Kind, Part
+from edgelora.raised import described_exception
 from edgelora.registry.admission import (
     DERIVATIVES_HOOK,
     HOOK_OF_KIND,
@@ -224,9 +225,9 @@ def _explain(error: BaseException, plugin: InstalledPlugin) -> tuple[str, str]:
         )
     if isinstance(error, SystemExit):
         return f"called sys.exit({error.code!r}){where}", f"tell the author of {plugin.distribution}, {hide}"
-    text = " ".join(str(error).split())
+    told = described_exception(error)
     return (
-        f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}",
+        told if isinstance(error, SyntaxError) else f"{told}{where}",
         f"upgrade {plugin.distribution} or tell its author, {hide}",
     )
 

@@ -9,6 +9,8 @@ from typing import Literal
 from edgelora.parts import Derivative, Kind, Part
 from edgelora.registry.discovery import BLOCK_VARIABLE, ONLY_VARIABLE, InstalledPlugin
 
+TELL_ITS_AUTHOR = "or tell its author"
+"""Ends the remedy for a user; what stands after it is for the author."""
 State = Literal["ready", "broken", "conflict", "blocked"]
 
 
@@ -49,7 +51,7 @@ class FoundPart:
     @property
     def remedy(self) -> str:
         """What to do when it breaks a rule."""
-        return f"upgrade {self.distribution} ({self.version} is installed), or tell its author"
+        return f"upgrade {self.distribution} ({self.version} is installed), {TELL_ITS_AUTHOR}"
 
 
 @dataclass(frozen=True, slots=True)

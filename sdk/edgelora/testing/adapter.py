@@ -18,6 +18,7 @@ from edgelora.testing import tiny
 from edgelora.testing.adapter_change import ChangeChecks, can_merge, layers_with_base
 from edgelora.testing.check import require, skip
 from edgelora.testing.compare import bits_differ, distance
+from edgelora.testing.random_state import random_state_left_as_found
 from edgelora.testing.subject import Subject, checkpointed
 
 BFLOAT16_STEP = 2.0**-8
@@ -209,10 +210,10 @@ class AdapterConformance(ChangeChecks):
 
     def test_a_fresh_process_computes_the_same(self) -> None:
         """Packed, and applied to a fresh base in another process: nothing lives outside the tensors."""
-        fresh, farthest = self.fresh_process(), 0.0
+        failures, farthest = self.failures_afresh(), 0.0
         for subject in self.trained():
             name = self.over(subject)
-            problem = self.pack_failures().get(name) or fresh.failed.get(name)
+            problem = failures.get(name)
             require(not problem, f"{name} the packed adapter cannot be applied in a fresh process: {problem}")
             applied = torch.load(self.logits_file(subject))
             for task, logits in subject.logits().items():
@@ -237,6 +238,17 @@ class AdapterConformance(ChangeChecks):
                 f"{self.over(subject)} {different} starts differently with the same seed; draw it with "
                 "torch's global generator",
             )
+
+    def test_the_random_state_is_left_as_found(self) -> None:
+        """In evaluation and in merging; training alone may draw, for dropout."""
+        for subject in self.trained():
+            subject.model.eval()
+            with random_state_left_as_found(f"{self.over(subject)} the forward in evaluation"):
+                subject.observe(subject.batch())
+            for site, layer, base in layers_with_base(subject):
+                if can_merge(layer):
+                    with random_state_left_as_found(f"{self.over(subject)} the merge of {site}"):
+                        merge_into(layer, base.dequantize(), site)
 
     def test_tasks_share_a_batch(self) -> None:
         """TaskAware: a row gets the same in a mixed batch as alone, and is of task 0 before any route."""

@@ -20,7 +20,7 @@ from edgelora.plan import Plan
 from edgelora.plan.options import options_model
 from edgelora.testing import tiny
 from edgelora.testing.check import skip
-from edgelora.testing.fresh import FreshProcess, Packed
+from edgelora.testing.fresh import Packed, apply_afresh
 from edgelora.testing.part import PartConformance
 from edgelora.testing.setting import setting
 from edgelora.testing.subject import Subject, make_subject
@@ -69,13 +69,9 @@ class AdapterBench(PartConformance):
         """How messages name the base and the task."""
         return self._name(subject.plan) + (f", task {task!r}:" if task else ":")
 
-    def fresh_process(self) -> FreshProcess:
-        """The one fresh process of this class: it lists the plugin and applies what was packed here."""
-        return self.keep("fresh process", lambda: FreshProcess(self.plugin_name(), self._packed()[0]))
-
-    def pack_failures(self) -> dict[str, str]:
-        """Why an adapter could not be packed, by base."""
-        return self._packed()[1]
+    def failures_afresh(self) -> dict[str, str]:
+        """Why a trained adapter could not be packed, or not be applied in a fresh process, by base."""
+        return self.keep("failures afresh", self._apply_afresh)
 
     def logits_file(self, subject: Subject) -> Path:
         """Where the fresh process wrote its logits."""
@@ -128,18 +124,10 @@ class AdapterBench(PartConformance):
         self._kept["loss", self.over(subject)] = (before, subject.held_loss())
         return subject
 
-    def _packed(self) -> tuple[list[Packed], dict[str, str]]:
-        return self.keep("packed", self._pack)
-
-    def _pack(self) -> tuple[list[Packed], dict[str, str]]:
+    def _apply_afresh(self) -> dict[str, str]:
         packed: list[Packed] = []
         failures: dict[str, str] = {}
-        try:
-            subjects = list(self.trained())
-        # What goes wrong while training is told by other checks; the plugin is still to be listed.
-        except Exception:
-            return [], {}
-        for subject in subjects:
+        for subject in self.trained():
             name, place = self.over(subject), self._place(subject)
             try:
                 with _home_of_its_own():
@@ -150,7 +138,7 @@ class AdapterBench(PartConformance):
                 packed.append(
                     Packed(name, str(place), str(tiny.base_folder()), str(self.logits_file(subject)))
                 )
-        return packed, failures
+        return failures | apply_afresh(packed)
 
     def _place(self, subject: Subject) -> Path:
         found, case = self.found(), re.sub(r"\W+", "-", self._name(subject.plan))

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, TypeVar
 from unittest import SkipTest
 
-from edgelora.errors import EdgeloraError
+from edgelora.errors import EdgeloraError, PluginBug
+from edgelora.raised import described_exception
 from edgelora.registry import HEAVY
+from edgelora.registry.status import TELL_ITS_AUTHOR
 
 PREFIX = "test_"
 _IN_LIBRARIES = {*HEAVY, "edgelora", "pydantic", "importlib"}
@@ -117,6 +119,10 @@ def run_check(kind: type[Conformance], name: str) -> CheckResult:
         return CheckResult(name, "skipped", str(reason))
     except AssertionError as failure:
         return CheckResult(name, "failed", str(failure) or _raised(failure))
+    except PluginBug as bug:
+        # Who reads this is the author; the fix is for users but for what stands after that.
+        fix = bug.fix.partition(TELL_ITS_AUTHOR)[2].removeprefix(": ")
+        return CheckResult(name, "failed", f"{bug.problem}; {fix}" if fix else bug.problem)
     except EdgeloraError as error:
         return CheckResult(name, "failed", f"raised {type(error).__name__}: {error.problem} ({error.fix})")
     # A plugin is a stranger's code: whatever it raises, even sys.exit(), is what the check found.
@@ -126,6 +132,8 @@ def run_check(kind: type[Conformance], name: str) -> CheckResult:
 
 
 def _raised(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return f"raised {described_exception(error)}"
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if not _IN_LIBRARIES.intersection(Path(frame.filename).parts)]
     frame = [*frames[-1:], *theirs][-1]

@@ -19,6 +19,7 @@ from edgelora.testing import tiny
 from edgelora.testing.check import require
 from edgelora.testing.compare import bits_differ
 from edgelora.testing.part import PartConformance
+from edgelora.testing.random_state import random_state_left_as_found
 from edgelora.testing.setting import setting
 from edgelora.testing.subject import Subject, make_subject
 
@@ -134,19 +135,11 @@ class EvaluatorConformance(PartConformance):
         )
 
     def test_the_random_state_is_left_as_found(self) -> None:
-        """Python's and torch's: an evaluation on the way must not change the training after it."""
+        """Python's, numpy's and torch's: an evaluation on the way must not change the training after it."""
         for where, subject in self.subjects():
             run = self.evaluation(subject)
-            before = random.getstate(), torch.get_rng_state()
-            self.measure(run)
-            same = before[0] == random.getstate() and torch.equal(before[1], torch.get_rng_state())
-            random.setstate(before[0])
-            torch.set_rng_state(before[1])
-            require(
-                same,
-                f"{where}the global random state changed; use random.Random(run.seed) and torch.Generator "
-                "instead",
-            )
+            with random_state_left_as_found(f"{where}a measurement"):
+                self.measure(run)
 
     def test_the_mode_is_left_as_found(self) -> None:
         """Training or evaluation, module by module, also where they are mixed."""

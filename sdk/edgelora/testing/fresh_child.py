@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from edgelora.registry import HEAVY, Registry
@@ -17,6 +17,18 @@ def list_plugin(name: str) -> dict[str, Any]:
     if name not in found:
         return {"state": "missing", "cause": f"no plugin {name!r} is installed", "heavy": heavy}
     return {"state": found[name].state, "cause": found[name].cause, "heavy": heavy}
+
+
+def apply_all(adapters: list[dict[str, str]]) -> dict[str, str]:
+    """Apply each adapter; why not, by name, where that fails."""
+    registry, failed = Registry.discover(), {}
+    for adapter in adapters:
+        try:
+            apply_adapter(adapter, registry)
+        # Whatever a plugin raises here is the finding.
+        except (Exception, SystemExit) as error:
+            failed[adapter["name"]] = f"{type(error).__name__}: {error}"
+    return failed
 
 
 def apply_adapter(adapter: dict[str, str], registry: Registry) -> None:
@@ -35,17 +47,14 @@ def apply_adapter(adapter: dict[str, str], registry: Registry) -> None:
 
 
 def main() -> None:
-    """Read a task from stdin, write the answer to the file it names."""
-    task = json.load(sys.stdin)
-    listed, failed = list_plugin(task["plugin"]), {}
-    registry = Registry.discover() if task["adapters"] else None
-    for adapter in task["adapters"]:
-        try:
-            apply_adapter(adapter, registry)
-        # Whatever a plugin raises here is the finding.
-        except (Exception, SystemExit) as error:
-            failed[adapter["name"]] = f"{type(error).__name__}: {error}"
-    Path(task["answer"]).write_text(json.dumps({"listed": listed, "failed": failed}))
+    """Answer each line of stdin, a task, with a line on stdout."""
+    # What a plugin prints is no answer.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        task = json.loads(line)
+        answer = list_plugin(task["plugin"]) if "plugin" in task else apply_all(task["adapters"])
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

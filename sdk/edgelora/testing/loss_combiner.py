@@ -15,6 +15,7 @@ from edgelora.protocols import LossCombiner, Measurement, TrainingRun
 from edgelora.testing.check import require
 from edgelora.testing.compare import impurity, same_bits, same_state
 from edgelora.testing.part import WHERE_OPTIONS_ARE_SET, PartConformance
+from edgelora.testing.random_state import random_state_left_as_found
 from edgelora.testing.setting import setting
 
 AUX = "aux.model.layers.0.self_attn.q_proj.orthogonality"
@@ -171,6 +172,17 @@ class LossCombinerConformance(PartConformance):
                     f"{', '.join(found) or 'nothing'}; take the keys you know and leave the rest"
                 ) from error
             require_finite(combiner(self.losses(1), 1), "after an evaluation")
+
+    def test_the_random_state_is_left_as_found(self) -> None:
+        """Batches and dropout of the training around must not depend on it."""
+        with random_state_left_as_found("attach"):
+            combiner = self.combiner()
+        for step in range(STEPS):
+            losses = self.losses(step)
+            with random_state_left_as_found(f"at step {step} the total"):
+                combiner(losses, step)
+        with random_state_left_as_found("after_evaluation"):
+            combiner.after_evaluation(self.measurements())
 
     def measurements(self) -> dict[str, Measurement]:
         """What an evaluation would find."""

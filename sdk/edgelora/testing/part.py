@@ -55,6 +55,11 @@ class PartConformance(PluginConformance):
         """What may have the part's abilities; overridden by each kind that makes more than one object."""
         return [self.planned().build()]
 
+    def test_it_can_be_built(self) -> None:
+        """Its options are a model, its target is there, takes them and meets the protocol of its kind."""
+        for made in self.objects():
+            require(made is not None, f"{self.found().part.target} made None; return the object")
+
     def test_its_summary_is_one_line(self) -> None:
         """It stands in ``edgelora plugins list``."""
         summary = self.found().part.summary

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from edgelora.errors import EdgeloraError
 from edgelora.hookspecs import API_VERSION
@@ -12,7 +12,7 @@ from edgelora.recipe import make_recipe
 from edgelora.registry import HEAVY, Registry
 from edgelora.registry.status import PluginStatus
 from edgelora.testing.check import Conformance, require, skip
-from edgelora.testing.fresh import FreshProcess
+from edgelora.testing.fresh import list_afresh
 
 
 class PluginConformance(Conformance):
@@ -40,15 +40,15 @@ class PluginConformance(Conformance):
         require(self.plugin, f'write plugin = "name" in {type(self).__name__}')
         return self.plugin
 
-    def fresh_process(self) -> FreshProcess:
-        """The one fresh process of this class, which lists the plugin."""
-        return self.keep("fresh process", lambda: FreshProcess(self.plugin_name()))
+    def listed(self) -> dict[str, Any]:
+        """What became of the plugin in a fresh process that listed it alone."""
+        return self.keep("listed", lambda: list_afresh(self.plugin_name()))
 
     def test_it_loads_as_ready(self) -> None:
         """The registry admits it, in this process and in a fresh one."""
         status = self.status()
         require(status.state == "ready", f"the plugin is {status.state}: {status.cause}; to do: {status.fix}")
-        listed = self.fresh_process().listed
+        listed = self.listed()
         require(
             listed["state"] == "ready",
             f"in a fresh process the plugin is {listed['state']}: {listed['cause']}",
@@ -56,7 +56,7 @@ class PluginConformance(Conformance):
 
     def test_listing_it_imports_nothing_heavy(self) -> None:
         """Neither torch nor its like is in ``sys.modules`` of a fresh process that has listed the plugin."""
-        heavy = self.fresh_process().listed["heavy"]
+        heavy = self.listed()["heavy"]
         require(
             not heavy,
             f"listing the plugin imports {', '.join(heavy)} (none of {', '.join(HEAVY)} may be): move "

@@ -14,6 +14,7 @@ from edgelora.parts import Kind
 from edgelora.testing.check import require
 from edgelora.testing.compare import bits_differ, distance, frozen_copy
 from edgelora.testing.quantizer_stock import StockChecks
+from edgelora.testing.random_state import random_state_left_as_found
 from edgelora.testing.setting import setting
 
 SHAPES = ((64, 48), (32, 96), (24, 100))
@@ -192,6 +193,18 @@ class QuantizerConformance(StockChecks):
             not different,
             f"quantizing the same weight twice differs in {different}; draw from no global random state",
         )
+
+    def test_the_random_state_is_left_as_found(self) -> None:
+        """The start of an adapter is drawn from it after the base was quantized."""
+        source = frozen_copy(linear(64, 48, bias=True))
+        x = numbers(2, 48)
+        with random_state_left_as_found("quantize"):
+            layer = self.quantizer().quantize(source, "up_proj")
+        with random_state_left_as_found("restore"):
+            self.quantizer().restore(layer.state_dict(), "up_proj", (64, 48), torch.float32)
+        with random_state_left_as_found("the forward or dequantize"):
+            layer(x)
+            layer.dequantize()
 
     def test_it_does_not_write_to_its_source(self) -> None:
         """Neither quantizing nor what is done with the layer later changes the linear that was given."""

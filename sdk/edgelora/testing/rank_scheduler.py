@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +19,7 @@ from edgelora.testing import tiny
 from edgelora.testing.check import require, skip
 from edgelora.testing.compare import bits_differ, impurity, same_state
 from edgelora.testing.part import WHERE_OPTIONS_ARE_SET, PartConformance
+from edgelora.testing.random_state import random_state_left_as_found
 from edgelora.testing.scheduler_run import Run, hook_counts, ranks_in_use, through_a_file
 from edgelora.testing.setting import setting
 from edgelora.testing.subject import Subject, make_subject
@@ -210,21 +210,17 @@ class RankSchedulerConformance(PartConformance):
 
     def test_the_random_state_is_left_as_found(self) -> None:
         """A draw follows from the step, or from a generator of its own: training must not depend on it."""
-        run = self.start()
+        subject = make_subject(self.plan())
+        run = Run(subject, self.plan().build("rank_scheduler"), subject.optimizer())
+        with random_state_left_as_found("attach"):
+            self.attach(run.scheduler, subject, run.optimizer)
         for step in range(self.steps):
             for hook in ("before_forward", "before_update", "after_update"):
-                before = random.getstate(), torch.get_rng_state()
                 if hook == "before_update":
                     run.subject.model.train()
                     run.subject.loss(run.subject.batch()).backward()
-                    before = random.getstate(), torch.get_rng_state()
-                getattr(run.scheduler, hook)(step)
-                same = before[0] == random.getstate() and torch.equal(before[1], torch.get_rng_state())
-                require(
-                    same,
-                    f"{hook} changed the global random state at step {step}; use "
-                    f"random.Random(f'{{seed}}/{{step}}') or a torch.Generator",
-                )
+                with random_state_left_as_found(f"at step {step} {hook}"):
+                    getattr(run.scheduler, hook)(step)
                 if hook == "before_update":
                     run.optimizer.step()
             run.optimizer.zero_grad(set_to_none=True)

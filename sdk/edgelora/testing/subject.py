@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from edgelora.capabilities import Calibrated, HasAuxLosses, TaskAware
+from edgelora.capabilities import Calibrated, HasAuxLosses, LowRank, TaskAware
 from edgelora.engine.apply import probe_logits
 from edgelora.engine.base import load_base
 from edgelora.engine.batches import PaddedBatches
@@ -30,6 +30,7 @@ from edgelora.options import Options
 from edgelora.plan import Plan
 from edgelora.protocols import Batch, TrainingRun
 from edgelora.testing import tiny
+from edgelora.testing.check import require
 
 CPU = torch.device("cpu")
 
@@ -199,10 +200,32 @@ def make_subject(plan: Plan) -> Subject:
     adapter = plan.build("adapter")
     seed_everything(plan.recipe.train.seed, step=-1)
     layers = inject(model, plan, adapter, SourceWeights(tiny.base_folder()))
+    require_factors(layers)
     subject = Subject(plan, model, adapter, layers, dataset, before, logits)
     if isinstance(adapter, Calibrated):
         adapter.calibrate(model, layers, iter(PaddedBatches(dataset.train, layers, tiny.tokenizer(), CPU)))
     return subject
+
+
+def require_factors(layers: Mapping[str, nn.Module]) -> None:
+    """Layers that have factors have them in the form that forward, merging and publishing read."""
+    for site, layer in layers.items():
+        held = [part for part in layer.modules() if isinstance(part, FrozenLinear)]
+        if not isinstance(layer, LowRank) or len(held) != 1:
+            continue
+        given = layer.factors()
+        form = f"(A, B, scaling), A of (rank, {held[0].in_features}) and B of ({held[0].out_features}, rank)"
+        require(
+            isinstance(given, tuple) and len(given) == 3,
+            f"factors() of {site} gave {type(given).__name__}; return Factors{form}",
+        )
+        A, B, _ = given
+        require(
+            A.dim() == B.dim() == 2
+            and (A.shape[1], B.shape[0]) == (held[0].in_features, held[0].out_features)
+            and A.shape[0] == B.shape[1],
+            f"factors() of {site} gave A of {tuple(A.shape)} and B of {tuple(B.shape)}; return {form}",
+        )
 
 
 def base_tensors(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:

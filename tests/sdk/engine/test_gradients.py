@@ -117,7 +117,7 @@ def test_the_combiners_parameters_go_to_the_models_device():
     learned = SimpleNamespace(data=SimpleNamespace(to=lambda device: f"on {device}"))
     combiner = SimpleNamespace(parameters=lambda: [learned])
     elsewhere = SimpleNamespace(device=torch.device("cuda:0"))
-    Gradients(torch.nn.Identity(), {}, combiner, tasks="ab", accelerator=elsewhere, pad_id=0)
+    Gradients(torch.nn.Identity(), combiner, tasks="ab", accelerator=elsewhere, pad_id=0)
     assert learned.data == "on cuda:0"
 
 
