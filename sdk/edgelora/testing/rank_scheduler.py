@@ -47,7 +47,13 @@ class RankSchedulerConformance(PartConformance):
         registry, found = self.registry(), self.found()
         adapter = tiny.companion(registry, found)
         scheduler = {"name": found.qualified_name, **self.options}
-        return tiny.plan_with(registry, adapter, {"rank_scheduler": scheduler})
+        try:
+            return tiny.plan_with(registry, adapter, {"rank_scheduler": scheduler})
+        except PlanError as error:
+            rank = tiny.SMALL["rank"]
+            raise AssertionError(
+                f"it refuses a plan whose adapter has rank {rank}: {error.problem}; {WHERE_OPTIONS_ARE_SET}"
+            ) from error
 
     def most(self) -> dict[str, int]:
         """The rank training starts with, by site."""
