@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from edgelora.about import license_expression
 from edgelora.engine.adopting.convert import Converted, convert
+from edgelora.engine.adopting.reading import repository_of
 from edgelora.engine.adopting.reference import acting_weight
-from edgelora.engine.adopting.settings import check_settings, refused
+from edgelora.engine.adopting.settings import check_settings, refused, shown
 from edgelora.engine.adopting.source import PeftSource, read_source
 from edgelora.engine.adopting.write import Adoption, write_adopted
 from edgelora.engine.apply import load_tensors, probe_logits
@@ -114,8 +115,9 @@ def _reference(name: str | None, folder: Path) -> Reference:
         reference = parse_reference(name)
         return reference if reference.version else reference.at(FIRST_VERSION)
     place = folder.resolve()
-    # A snapshot in the Hub's cache is named for its commit; its repository is two folders above.
-    called = place.parent.parent.name.rpartition("--")[2] if place.parent.name == "snapshots" else place.name
+    # A snapshot in the Hub's cache is named for its commit.
+    repository = repository_of(place)
+    called = repository[1] if repository else place.name
     words = re.sub(r"[^a-z0-9]+", "-", called.lower()).strip("-")[:64].strip("-") or "adapter"
     return Reference(None, UNPUBLISHED, words, FIRST_VERSION)
 
@@ -136,7 +138,19 @@ def _base_of(source: PeftSource, given: str | None) -> Path:
     if given is not None:
         return locate_base(given)
     revision = source.config.get("revision")
-    return locate_base(str(named), revision if isinstance(revision, str) else None)
+    if not str(named).isprintable():
+        raise _no_base(source, named)
+    try:
+        return locate_base(str(named), revision if isinstance(revision, str) else None)
+    # RuntimeError: it begins with the home of a user who is not there.
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _no_base(source, named) from error
+
+
+def _no_base(source: PeftSource, named: Any) -> BaseNotFound:
+    return BaseNotFound(
+        f"{source.folder} names a base model that cannot be one: {shown(named)}", fix="name it: --base FOLDER"
+    )
 
 
 def _is_name(base: Any) -> bool:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgelora.engine.adopting.patterns import matching_key
 from edgelora.engine.adopting.settings import refused
-from edgelora.engine.adopting.source import PeftSource, matching_key
+from edgelora.engine.adopting.source import PeftSource
 from edgelora.errors import TensorsMismatch
 from edgelora.protocols import Factors
 
@@ -44,7 +45,7 @@ def convert(source: PeftSource, weights: Weights) -> Converted:
     for site, tensors in groups.items():
         try:
             found = convert_site(site, dict(tensors), source, weights)
-        except (RuntimeError, IndexError, ValueError) as error:
+        except (RuntimeError, IndexError, ValueError, ArithmeticError) as error:
             raise _misfit(site, f"do not fit together ({error})") from error
         if found is None:
             continue

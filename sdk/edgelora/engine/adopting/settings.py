@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edgelora.engine.adopting.patterns import is_understood
 from edgelora.errors import NotAdoptable
 
 _NO_LAYER = "edgelora has no layer that computes it, and no low-rank product equals it"
@@ -58,6 +59,16 @@ _UNDERSTOOD = {
 }
 _STARTS = {True, False, "gaussian", "orthogonal", "eva", "olora", "pissa"}
 """Ways to start whose trained adapter means the same beside the untouched base, or can be made to."""
+_ALPHAS = {"LORA": ("lora_alpha",), "ADALORA": ("lora_alpha",), "LOHA": ("alpha",), "LOKR": ("alpha",)}
+_RANKS = {"ADALORA": ("init_r",), "LOHA": ("r",), "LOKR": ("r",)}
+_PATTERNS = {
+    "LORA": ("alpha_pattern",),
+    "LOHA": ("alpha_pattern", "rank_pattern"),
+    "LOKR": ("alpha_pattern", "rank_pattern"),
+}
+"""What the scaling is computed from. Ranks that only say how a tensor is shaped are not looked at."""
+_MAX_PATTERNS = 4096
+_LARGEST = 2**53
 
 
 def check_settings(kind: str, config: Mapping[str, Any]) -> None:
@@ -71,12 +82,13 @@ def check_settings(kind: str, config: Mapping[str, Any]) -> None:
     if config.get("modules_to_save"):
         raise refused(kind, f"modules_to_save replaces {_names(config['modules_to_save'])} as a whole")
     if config.get("bias") not in (None, "none"):
-        raise refused(kind, f"bias={config['bias']!r} changes biases")
+        raise refused(kind, f"bias={shown(repr(config['bias']))} changes biases")
     known = _UNDERSTOOD[kind] | _OF_NO_EFFECT | {"bias", "modules_to_save"}
     for setting, value in sorted(config.items()):
         # By value: {} and False are how PEFT says that something is off.
         if setting not in known and value not in (None, False, {}, []):
-            raise refused(kind, f"its setting {setting}={str(value)[:60]} changes what it computes")
+            raise refused(kind, f"its setting {shown(setting)}={shown(value)} changes what it computes")
+    _check_values(kind, config)
     start = config.get("init_lora_weights", True)
     if isinstance(start, str):
         start = start.lower()
@@ -96,5 +108,55 @@ def refused(kind: str, reason: str, *, fix: str | None = None) -> NotAdoptable:
     )
 
 
+def shown(value: Any) -> str:
+    """The beginning of a foreign value, so that it cannot write more than a line of the message."""
+    text = str(value)[:60]
+    return text if text.isprintable() else ascii(text)
+
+
+def _check_values(kind: str, config: Mapping[str, Any]) -> None:
+    """Refuse a setting of another type than PEFT's, before anything is computed from it."""
+    for setting in ("use_rslora", "use_dora"):
+        if not isinstance(config.get(setting), bool | None):
+            raise _malformed(kind, setting, config[setting])
+    for setting in _ALPHAS.get(kind, ()):
+        _check_number(kind, setting, config.get(setting, 8))
+    for setting in _RANKS.get(kind, ()):
+        _check_rank(kind, setting, config.get(setting, 8))
+    for setting in _PATTERNS.get(kind, ()):
+        _check_pattern(kind, setting, config.get(setting))
+
+
+def _check_pattern(kind: str, setting: str, pattern: Any) -> None:
+    if not isinstance(pattern, dict | None) or len(pattern or ()) > _MAX_PATTERNS:
+        raise _malformed(kind, setting, pattern)
+    check = _check_rank if setting == "rank_pattern" else _check_number
+    for key, value in (pattern or {}).items():
+        if not is_understood(key):
+            raise refused(
+                kind,
+                f"the key {shown(key)} of its {setting} is an expression, and foreign ones are not run",
+                fix=f"write the names of the modules it means into {setting} of its configuration",
+            )
+        check(kind, f"{setting}[{shown(key)}]", value)
+
+
+def _check_number(kind: str, setting: str, value: Any) -> None:
+    # NaN and infinity, which Python's JSON takes, are not within it either.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _LARGEST:
+        raise _malformed(kind, setting, value)
+
+
+def _check_rank(kind: str, setting: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST:
+        raise _malformed(kind, setting, value)
+
+
+def _malformed(kind: str, setting: str, value: Any) -> NotAdoptable:
+    return refused(
+        kind, f"its setting {setting} is {shown(value)}", fix="correct it, or fetch the adapter again"
+    )
+
+
 def _names(modules: Any) -> str:
-    return ", ".join(map(str, modules))[:80] if isinstance(modules, list) else str(modules)[:80]
+    return shown(", ".join(map(str, modules)) if isinstance(modules, list) else modules)

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from edgelora.about import UNSPECIFIED_LICENSE, license_expression
+from edgelora.engine.adopting.front_matter import front_matter
+from edgelora.engine.adopting.reading import open_source_file, read_source_file, repository_of
 from edgelora.engine.peft_format import CONFIG_NAME, WEIGHTS_NAME
 from edgelora.errors import MissingFile, NotAdoptable, TensorFileError, UnsafeFile
-from edgelora.manifest.tensors import read_header
+from edgelora.manifest.tensors import header_of
 
 MAX_CONFIG_BYTES = 4 * 2**20
-MAX_CARD_BYTES = 2**20
+MAX_TEXT_BYTES = 2**20
+"""Of the card and of each file with a licence."""
+MAX_WEIGHTS_BYTES = 8 * 2**30
+"""It is read into the memory; adapters are far smaller."""
+CARD_NAME = "README.md"
 PICKLE = "adapter_model.bin"
-_FRONT = re.compile(r"\A---\r?\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
 LICENSE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt", "NOTICE.md")
+_KIND = re.compile(r"[A-Za-z0-9_]{1,40}")
 _TAG = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 
 
@@ -40,6 +45,8 @@ class PeftSource:
     card: str | None
     about: dict[str, Any]
     """The front matter of the card."""
+    licenses: dict[str, bytes]
+    """Files with the words of licences, by name."""
 
     @property
     def kind(self) -> str:
@@ -74,48 +81,37 @@ class PeftSource:
             said = ", ".join(name for name in names if isinstance(name, str))
             if said.strip() and said.isprintable():
                 return said[:200]
-        kind, *names = self.folder.resolve().parent.parent.name.split("--")
-        return names[0] if kind == "models" and len(names) == 2 else None
-
-    def license_files(self) -> list[str]:
-        """Files with the words of licences."""
-        return [name for name in LICENSE_FILES if (self.folder / name).is_file()]
+        repository = repository_of(self.folder.resolve())
+        return repository[0] if repository else None
 
 
 def read_source(folder: Path) -> PeftSource:
-    """Read such a directory; nothing in it is run.
+    """Read such a directory, each file once; nothing in it is run.
 
     Raises:
         MissingFile: There is no such directory, or no configuration or weights in it.
         UnsafeFile: The weights are a pickle.
-        NotAdoptable: The configuration cannot be read.
+        PathError: A file is a link, a directory or a device.
+        NotAdoptable: The configuration cannot be read, or a file is too long.
         TensorFileError: The weights file is malformed.
     """
-    config_bytes = _read(folder / CONFIG_NAME, MAX_CONFIG_BYTES)
+    config_bytes = read_source_file(folder, CONFIG_NAME, MAX_CONFIG_BYTES)
     if config_bytes is None:
         raise MissingFile(
             f"{folder} holds no {CONFIG_NAME}", fix="pass a folder that PEFT's save_pretrained wrote"
         )
-    if not (folder / WEIGHTS_NAME).is_file():
-        if (folder / PICKLE).exists():
-            raise UnsafeFile(
-                f"{folder / PICKLE} is a pickle, which can run any code when it is opened",
-                fix="where you trust it, load it with PEFT and save it again: "
-                "model.save_pretrained(folder, safe_serialization=True)",
-            )
-        raise MissingFile(f"{folder} holds no {WEIGHTS_NAME}", fix="fetch the adapter again, completely")
-    read_header(folder / WEIGHTS_NAME)
-    data = (folder / WEIGHTS_NAME).read_bytes()
+    weights = _weights(folder)
     try:
         # Sorted, because the reader's order differs from run to run.
-        tensors = dict(sorted(load(data).items()))
+        tensors = dict(sorted(load(weights).items()))
     except (SafetensorError, ValueError, KeyError) as error:
         raise TensorFileError(
             f"{folder / WEIGHTS_NAME} cannot be read: {error}", fix="fetch it again"
         ) from error
-    card = _read(folder / "README.md", MAX_CARD_BYTES)
+    card = read_source_file(folder, CARD_NAME, MAX_TEXT_BYTES)
     text = None if card is None else card.decode("utf-8", "replace")
-    described = ((CONFIG_NAME, config_bytes), (WEIGHTS_NAME, data))
+    found = {name: read_source_file(folder, name, MAX_TEXT_BYTES) for name in LICENSE_FILES}
+    described = ((CONFIG_NAME, config_bytes), (WEIGHTS_NAME, weights))
     return PeftSource(
         folder=folder,
         config=_config(config_bytes, folder),
@@ -124,19 +120,34 @@ def read_source(folder: Path) -> PeftSource:
             (path, len(content), hashlib.sha256(content).hexdigest()) for path, content in described
         ),
         card=text,
-        about=_front_matter(text or ""),
+        about=front_matter(text or ""),
+        licenses={name: data for name, data in found.items() if data is not None},
     )
 
 
-def matching_key(keys: Iterable[str], site: str) -> str | None:
-    """The first of PEFT's patterns that names a site: a regular expression for its end."""
-    for key in keys:
-        try:
-            if re.match(rf"(.*\.)?({key})$", site):
-                return key
-        except re.error:
-            continue
-    return None
+def _weights(folder: Path) -> bytes:
+    try:
+        file = open_source_file(folder, WEIGHTS_NAME)
+    except MissingFile as error:
+        if os.path.lexists(folder / PICKLE):
+            raise UnsafeFile(
+                f"{folder / PICKLE} is a pickle, which can run any code when it is opened",
+                fix="where you trust it, load it with PEFT and save it again: "
+                "model.save_pretrained(folder, safe_serialization=True)",
+            ) from error
+        raise MissingFile(
+            f"{folder} holds no {WEIGHTS_NAME}", fix="fetch the adapter again, completely"
+        ) from error
+    with file:
+        if os.fstat(file.fileno()).st_size > MAX_WEIGHTS_BYTES:
+            raise NotAdoptable(
+                f"{folder / WEIGHTS_NAME} is longer than {MAX_WEIGHTS_BYTES} bytes",
+                fix="pass the folder of one adapter",
+            )
+        # The same open file, so that the bytes read are those whose header was found safe.
+        header_of(file, str(folder / WEIGHTS_NAME))
+        file.seek(0)
+        return file.readall()
 
 
 def _config(data: bytes, folder: Path) -> dict[str, Any]:
@@ -144,30 +155,10 @@ def _config(data: bytes, folder: Path) -> dict[str, Any]:
         config = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise NotAdoptable(f"{folder / CONFIG_NAME} is not JSON: {error}", fix="fetch it again") from error
-    if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if not isinstance(config, dict) or not isinstance(kind, str) or not _KIND.fullmatch(kind):
         raise NotAdoptable(
             f"{folder / CONFIG_NAME} names no peft_type",
             fix="pass a folder that PEFT's save_pretrained wrote",
         )
     return config
-
-
-def _front_matter(card: str) -> dict[str, Any]:
-    match = _FRONT.match(card)
-    try:
-        front = yaml.safe_load(match[1]) if match else None
-    # ValueError: PyYAML reads 2024-13-45 as a date and fails.
-    except (yaml.YAMLError, RecursionError, ValueError):
-        return {}
-    return front if isinstance(front, dict) else {}
-
-
-def _read(path: Path, limit: int) -> bytes | None:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(limit + 1)
-    except FileNotFoundError:
-        return None
-    if len(data) > limit:
-        raise NotAdoptable(f"{path} is longer than {limit} bytes", fix="pass the folder of one adapter")
-    return data

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from edgelora.card import model_card
 from edgelora.engine.adopting.convert import Converted
-from edgelora.engine.adopting.source import PeftSource
+from edgelora.engine.adopting.source import CARD_NAME, PeftSource
 from edgelora.engine.component import component_of, peft_shape
 from edgelora.engine.pack import flush_files, save_tensors, write_json
 from edgelora.engine.peft_format import CONFIG_NAME, WEIGHTS_NAME, peft_config, to_peft
@@ -64,9 +63,9 @@ def write_adopted(model: Any, adoption: Adoption, staging: Path) -> None:
     component = _component(adoption.plan, peft_shape(form, config), sorted(os.listdir(staging)), dtype)
     source = adoption.source
     card = source.card if source.card is not None else _card(adoption, component)
-    (staging / "README.md").write_text(card, encoding="utf-8")
-    for name in source.license_files():
-        shutil.copyfile(source.folder / name, staging / name)
+    (staging / CARD_NAME).write_text(card, encoding="utf-8")
+    for name, data in source.licenses.items():
+        (staging / name).write_bytes(data)
     files = describe_files(staging)
     reference = adoption.reference
     manifest = Manifest(
@@ -88,7 +87,7 @@ def write_adopted(model: Any, adoption: Adoption, staging: Path) -> None:
         languages=source.languages() or None,
         runtime=Runtime(edgelora=">=0.1,<2", peft=">=0.18"),
         license=adoption.license,
-        license_files=tuple(source.license_files()) or None,
+        license_files=tuple(source.licenses) or None,
         security=Security(pickle=False),
     )
     (staging / MANIFEST_NAME).write_bytes(manifest_bytes(manifest))
