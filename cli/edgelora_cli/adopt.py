@@ -45,9 +45,9 @@ def adopt(
     from edgelora_cli.models import use_threads
 
     use_threads(threads)
-    folder = locate_source(adapter)
     target = out or Path("adopted") / (name or adapter.rstrip("/")).partition("@")[0].rpartition("/")[2]
-    done = take_in(folder, Registry.discover(), target, base=base, name=name, license=license_)
+    with locate_source(adapter) as folder:
+        done = take_in(folder, Registry.discover(), target, base=base, name=name, license=license_)
     manifest = done.manifest
     if is_unspecified(manifest.license):
         warn(

@@ -62,16 +62,18 @@ class HubRepository:
 
     def refs(self) -> Refs | None:
         """Branches and versions; None where there is no such repository, or it may not be seen."""
-        path = f"{self._api}/refs"
-        try:
-            document, _ = self._reader.document(path)
-        except NotThere:
+        named = self._every_ref()
+        if named is None:
             return None
-        tags = self._named_commits(path, document, "tags")
-        return Refs(
-            branches=self._named_commits(path, document, "branches"),
-            tags={name: commit for name, commit in tags.items() if is_version(name)},
-        )
+        branches, tags = named
+        return Refs(branches, {name: commit for name, commit in tags.items() if is_version(name)})
+
+    def commit_of(self, revision: str) -> str | None:
+        """The commit that a branch or any tag names now, or that has this name; None where there is none."""
+        if _COMMIT.fullmatch(revision):
+            return revision
+        branches, tags = self._every_ref() or ({}, {})
+        return branches.get(revision) or tags.get(revision)
 
     def tree(self, commit: str) -> dict[str, TreeFile]:
         """Every file of a commit, by path; none of a commit that is not there, or empty."""
@@ -110,6 +112,15 @@ class HubRepository:
 
     def _resolve(self, commit: str, path: str) -> str:
         return f"{quote(self._adapter)}/resolve/{commit}/{quote(path)}"
+
+    def _every_ref(self) -> tuple[dict[str, str], dict[str, str]] | None:
+        """Branches and tags, each with its commit."""
+        path = f"{self._api}/refs"
+        try:
+            document, _ = self._reader.document(path)
+        except NotThere:
+            return None
+        return self._named_commits(path, document, "branches"), self._named_commits(path, document, "tags")
 
     def _named_commits(self, path: str, document: Any, kind: str) -> dict[str, str]:
         found = document.get(kind) if isinstance(document, dict) else None

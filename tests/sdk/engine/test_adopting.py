@@ -8,23 +8,19 @@ import shutil
 import peft
 import pytest
 import torch
-from loopback_hub import LoopbackHub, Repo, go_online
 from safetensors.torch import load_file, save_file
 from tiny_models import save_llama, save_tokenizer
 from transformers import AutoModelForCausalLM
 
-from edgelora.engine.adopting import adopt, locate_source
+from edgelora.engine.adopting import adopt
 from edgelora.engine.apply import load_adapted, probe_logits
 from edgelora.errors import (
-    AdapterNotFound,
     BaseNotFound,
     EdgeloraError,
     MissingFile,
     NoEffect,
     NotAdoptable,
     OptionsError,
-    ReferenceFormError,
-    StoreError,
     TargetExists,
     TensorsMismatch,
     UnsafeFile,
@@ -197,13 +193,6 @@ def test_an_adapter_that_was_converted_when_it_was_saved_is_plain(start, tiny_ba
     assert (computed - expected).abs().max() <= 1e-5 * max(1, expected.abs().max())
 
 
-@pytest.fixture
-def hub(edgelora_home, monkeypatch):
-    go_online(monkeypatch, edgelora_home)
-    with LoopbackHub() as running:
-        yield running
-
-
 @pytest.fixture(scope="module")
 def plain(tiny_base, tmp_path_factory):
     """A plain LoRA adapter that stock PEFT saved, with a card and a licence."""
@@ -347,40 +336,6 @@ def test_tensors_that_make_no_product_are_refused(source, registry, tmp_path, da
     save_file({key: each.clone() for key, each in (tensors | changed[damage]).items()}, weights)
     with pytest.raises((NotAdoptable, TensorsMismatch)):
         adopt(source, registry, tmp_path / "out")
-
-
-def test_a_repository_is_fetched_from_an_endpoint_and_its_owner_kept(source, registry, tmp_path, hub):
-    (source / "README.md").write_text("---\nlicense: mit\n---\n")
-    files = {path.name: path.read_bytes() for path in source.iterdir() if path.is_file()}
-    hub.repos["Ana/Sensors-LoRA"] = Repo(private=False)
-    commit = hub.repos["Ana/Sensors-LoRA"].commit("main", files | {"training_args.bin": b"\x80\x04"}, "first")
-    folder = locate_source(f"{hub.url}#Ana/Sensors-LoRA")
-    assert folder.name == commit and not (folder / "training_args.bin").exists()
-    manifest = adopt(folder, registry, tmp_path / "out").manifest
-    assert (manifest.publisher, manifest.license, manifest.identity.name) == ("Ana", "MIT", "sensors-lora")
-    with pytest.raises(NotAdoptable, match="holds an adapter of edgelora already"):
-        adopt(tmp_path / "out", registry, tmp_path / "again")
-    sent = hub.sent_bytes
-    assert locate_source(f"{hub.url}#Ana/Sensors-LoRA@{commit}") == folder and hub.sent_bytes == sent
-    with pytest.raises(AdapterNotFound, match="holds no adapter of PEFT's"):
-        locate_source(f"{hub.url}#Ana/Sensors-LoRA@other")
-
-
-def test_a_repository_with_pickled_weights_is_not_fetched(hub):
-    hub.repos["ana/old"] = Repo(private=False)
-    hub.repos["ana/old"].commit("main", {"adapter_config.json": b"{}", "adapter_model.bin": b"\x80"}, "first")
-    with pytest.raises(UnsafeFile, match="holds its weights as a pickle"):
-        locate_source(f"{hub.url}#ana/old")
-
-
-def test_what_is_nowhere_is_named_with_the_way_to_fetch_it(tmp_path):
-    with pytest.raises(MissingFile, match="nor in the Hub's cache") as caught:
-        locate_source("ana/nowhere")
-    assert "edgelora adopt hf://ana/nowhere" in caught.value.fix
-    with pytest.raises(ReferenceFormError):
-        locate_source("no such folder")
-    with pytest.raises(StoreError, match="holds adapters of edgelora only"):
-        locate_source(f"{tmp_path.as_uri()}#ana/x")
 
 
 def other_base(kind, folder):

@@ -23,23 +23,9 @@ SITE = "base_model.model.model.layers.0.self_attn.q_proj"
 SECRET = "hf_SECRET"
 
 
-@pytest.fixture(scope="module")
-def plain(tiny_base, tmp_path_factory):
-    """A LoRA beside one linear, as PEFT saves it."""
-    folder = tmp_path_factory.mktemp("hostile") / "plain"
-    folder.mkdir()
-    width = json.loads((tiny_base / "config.json").read_text())["hidden_size"]
-    torch.manual_seed(0)
-    tensors = {f"{SITE}.lora_A.weight": torch.randn(2, width), f"{SITE}.lora_B.weight": torch.randn(width, 2)}
-    save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "base_model_name_or_path": str(tiny_base), "r": 2, "lora_alpha": 4}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
-
-
 @pytest.fixture
-def source(plain, tmp_path):
-    return shutil.copytree(plain, tmp_path / "theirs")
+def source(small_peft, tmp_path):
+    return shutil.copytree(small_peft, tmp_path / "theirs")
 
 
 @pytest.fixture
@@ -94,13 +80,13 @@ def _sparse(path):
 
 
 @pytest.fixture
-def snapshot(plain, tmp_path):
+def snapshot(small_peft, tmp_path):
     """The same in the Hub's cache: links into ``blobs/``."""
     repository = tmp_path / "models--Ana--Sensors"
     folder = repository / "snapshots" / COMMIT
     folder.mkdir(parents=True)
     (repository / "blobs").mkdir()
-    for number, path in enumerate([*plain.iterdir()]):
+    for number, path in enumerate(small_peft.iterdir()):
         blob = f"{number:040x}"
         shutil.copyfile(path, repository / "blobs" / blob)
         (folder / path.name).symlink_to(f"../../blobs/{blob}")
