@@ -55,6 +55,7 @@ def push(folder: Path, reference: str, to: str | None, public: bool) -> None:
     edgelora pull acme/decimals
     edgelora pull acme/decimals@1.0.0 --from /media/usb/mirror --into adapters/decimals
     edgelora pull acme/decimals --require-signature
+    edgelora pull acme/decimals --channel beta
     """,
 )
 @click.argument("reference")
@@ -63,6 +64,7 @@ def push(folder: Path, reference: str, to: str | None, public: bool) -> None:
     "--into", type=click.Path(path_type=Path), help="The folder to write.  [default: below edgelora's home]"
 )
 @click.option("--allow-yanked", is_flag=True, help="Take a version that its publisher withdrew.")
+@click.option("--channel", metavar="NAME", help="The releases to follow from now on.  [default: stable]")
 @require_signature_option
 @policy_option
 def pull(
@@ -70,6 +72,7 @@ def pull(
     source: str | None,
     into: Path | None,
     allow_yanked: bool,
+    channel: str | None,
     require_signature: bool,
     trust_policy: Path | None,
 ) -> None:
@@ -82,6 +85,7 @@ def pull(
             source=source,
             into=into,
             allow_yanked=allow_yanked,
+            channel=channel,
             policy=policy_of(trust_policy, require_signature),
             on_progress=on_progress,
         )

@@ -11,6 +11,7 @@ import click
 from edgelora_cli.commands import Group
 from edgelora_cli.console import emit
 from edgelora_cli.signatures import open_key
+from edgelora_cli.trust_options import policy_option
 
 if TYPE_CHECKING:
     from edgelora.freshness.authoring import Statements, Written
@@ -86,18 +87,44 @@ def delegate(
 @tuf.command(
     examples="""
     edgelora tuf publish /srv/mirror acme --key acme-release --online gateway
+    edgelora tuf publish /srv/mirror acme --key acme-release --online gateway --accept acme/decimals@1.0.0
     """
 )
 @click.argument("store")
 @click.argument("namespace")
 @click.option("--key", "keys", multiple=True, required=True, metavar="NAME", help="Repeatable.")
 @online_option
+@click.option(
+    "--accept",
+    "accepted",
+    multiple=True,
+    metavar="NS/NAME@VERSION",
+    help="You removed, replaced or unyanked it (repeatable).",
+)
+@policy_option
 @days_option
-def publish(store: str, namespace: str, keys: tuple[str, ...], online: str, days: int) -> None:
-    """List what the mirror holds of NAMESPACE now; to be done after every push, yank and removal."""
+def publish(
+    store: str,
+    namespace: str,
+    keys: tuple[str, ...],
+    online: str,
+    accepted: tuple[str, ...],
+    trust_policy: Path | None,
+    days: int,
+) -> None:
+    """List what the mirror holds of NAMESPACE now; to be done after every push, yank and removal.
+
+    It is refused if something that was listed changed behind your back, and what is new must meet the trust
+    policy.
+    """
+    from edgelora.signing import read_policy
+
     signers = [open_key(name) for name in keys]
-    written = _statements(store, online, days).publish(namespace, signers)
-    _emit(written, f"{written.releases} releases of {namespace} are listed")
+    written = _statements(store, online, days).publish(
+        namespace, signers, accepted=accepted, policy=read_policy(trust_policy)
+    )
+    lines = [f"{written.releases} releases of {namespace} are listed", *written.changes]
+    _emit(written, "\n  ".join(lines))
 
 
 @tuf.command(

@@ -339,7 +339,7 @@ class SignedManifest(EdgeloraError):
 
 
 class ChannelRefused(EdgeloraError):
-    """The trust policy does not allow the release's channel."""
+    """The release is of a channel that the trust policy does not allow, or that is not followed."""
 
     id = "channel-refused"
     exit_code = 6
@@ -363,6 +363,13 @@ class Expired(EdgeloraError):
     """The release is past the date its publisher gave it."""
 
     id = "expired"
+    exit_code = 6
+
+
+class CreatedInFuture(EdgeloraError):
+    """The release states a date that is yet to come, by more than clocks differ."""
+
+    id = "created-in-future"
     exit_code = 6
 
 

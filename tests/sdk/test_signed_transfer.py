@@ -216,7 +216,7 @@ def test_a_folder_gets_its_identity_before_it_is_signed(tmp_path: Path, mirror: 
     sign(folder, [ONE])
     receipt = push(folder, "factory/line-7@1.0.0", to=mirror)
     rules = policy(ONE, scope="factory/line-7")
-    assert pull("factory/line-7", mirror, policy=rules).manifest == manifest
+    assert pull("factory/line-7", mirror, channel="beta", policy=rules).manifest == manifest
     assert receipt.reference == "factory/line-7@1.0.0"
     with pytest.raises(ReferenceFormError, match="does not say which version"):
         release_as(folder, "factory/line-7")

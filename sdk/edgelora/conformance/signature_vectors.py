@@ -8,8 +8,9 @@ from typing import Any
 
 from edgelora.manifest import MANIFEST_NAME, parse_manifest
 from edgelora.signing import PinnedKey, Revocation, Rule, TrustPolicy, judge, read_signature_file
+from edgelora.transfer.clock import parse_moment, refuse_future
 from edgelora.transfer.provenance import refuse_expired
-from edgelora.transfer.releases import Release, compare_releases, parse_moment, release_of
+from edgelora.transfer.releases import Release, compare_releases, release_of
 
 QUESTION_NAME = "question.json"
 
@@ -25,11 +26,14 @@ def read_signed_release(folder: Path) -> None:
     manifest = parse_manifest(data)
     policy = _policy(question)
     signature = read_signature_file(folder)
-    judge(data, signature, identity=manifest.identity, policy=policy, where=folder.name)
+    judgement = judge(data, signature, identity=manifest.identity, policy=policy, where=folder.name)
     asked_by = question["askedBy"]
-    seen = question.get("seen")
-    release = release_of(manifest, data)
-    if seen is not None:
+    is_named = asked_by in ("version", "digest")
+    release = release_of(manifest, data, by_name=is_named)
+    for member in ("seen", "seenByName"):
+        seen = question.get(member)
+        if seen is None:
+            continue
         highest = Release(
             adapter=release.adapter,
             channel=release.channel,
@@ -37,10 +41,14 @@ def read_signed_release(folder: Path) -> None:
             version=seen["version"],
             release_sequence=seen["releaseSequence"],
             manifest_digest=seen["manifestDigest"],
+            by_name=member == "seenByName",
         )
-        compare_releases(release, highest, may_be_older=asked_by in ("version", "digest"))
+        compare_releases(release, highest, may_be_older=is_named)
+    now = parse_moment(question["now"])
     is_allowed = asked_by == "digest" or question.get("ignoreExpiry", False)
-    refuse_expired(manifest, parse_moment(question["now"]), allowed=is_allowed)
+    if judgement.is_trusted and not is_allowed:
+        refuse_future(manifest.identity.created_at, now, folder.name)
+    refuse_expired(manifest, now, allowed=is_allowed)
 
 
 def _policy(question: dict[str, Any]) -> TrustPolicy:

@@ -6,15 +6,13 @@ the state before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from securesystemslib.signer import CryptoSigner, SSlibKey
-from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
@@ -27,12 +25,14 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from edgelora.errors import MissingFile, SignatureUntrusted, StoreError, TrustPolicyError
+from edgelora.errors import MissingFile, StoreError, TrustPolicyError
 from edgelora.files import atomic_write, exclusive_lock
-from edgelora.freshness.client import FOLDER, RELEASE, role_of
-from edgelora.manifest import parse_manifest
-from edgelora.signing import PrivateKey, PublicKey
-from edgelora.store import DirectoryStore, Reference, parse_reference
+from edgelora.freshness.client import FOLDER, read_listing, role_of
+from edgelora.freshness.listing import compare_listings, list_releases
+from edgelora.freshness.pinned import is_pinned
+from edgelora.freshness.role_signatures import check_signed, sign_role, tuf_key
+from edgelora.signing import PrivateKey, PublicKey, TrustPolicy, read_policy
+from edgelora.store import DirectoryStore
 
 ROOT_DAYS = 365
 FRESH_DAYS = 60
@@ -49,6 +49,8 @@ class Written:
     """Until when readers take it as current."""
     releases: int = 0
     """Listed in the namespace that was published."""
+    changes: tuple[str, ...] = ()
+    """How they differ from those listed before, for the owner to read."""
 
 
 class Statements:
@@ -107,9 +109,9 @@ class Statements:
             targets.signed.version += 1
             targets.signed.expires = _in(ROOT_DAYS)
             for metadata, delegators in ((root, (before, root.signed)), (targets, (root.signed,))):
-                _sign(metadata, signers)
+                sign_role(metadata, signers)
                 for delegator in delegators:
-                    _check_signed(delegator, metadata.signed.type, metadata)
+                    check_signed(delegator, metadata.signed.type, metadata)
             meta = dict(self._read(Snapshot.type, Snapshot).signed.meta)
             # A reader sees the new root at once: what it must sign is there before, and the rest right after.
             self._write(targets, Targets.type, signers)
@@ -133,7 +135,7 @@ class Statements:
             )
         with self._locked():
             targets = self._read(Targets.type, Targets)
-            mine = {key.fingerprint.removeprefix("sha256:"): _key(key) for key in keys}
+            mine = {key.fingerprint.removeprefix("sha256:"): tuf_key(key) for key in keys}
             role = DelegatedRole(role_of(namespace), list(mine), threshold, True, [f"{namespace}/*/*"])
             known = targets.signed.delegations or Delegations({}, {})
             targets.signed.delegations = Delegations(
@@ -142,15 +144,33 @@ class Statements:
             targets.signed.version += 1
             targets.signed.expires = _in(ROOT_DAYS)
             self._write(targets, Targets.type, root)
-            _check_signed(self._read(Root.type, Root).signed, Targets.type, targets)
+            check_signed(self._read(Root.type, Root).signed, Targets.type, targets)
             meta = dict(self._read(Snapshot.type, Snapshot).signed.meta)
             meta["targets.json"] = self._meta(Targets.type, targets.signed.version)
             return self._state(meta)
 
-    def publish(self, namespace: str, signers: Sequence[PrivateKey]) -> Written:
+    def publish(
+        self,
+        namespace: str,
+        signers: Sequence[PrivateKey],
+        *,
+        accepted: Collection[str] = (),
+        policy: TrustPolicy | None = None,
+    ) -> Written:
         """List what the mirror holds of a namespace now: every version, its number, and whether it is yanked.
 
+        What was listed before must still be there as it was, and what is new must meet the trust policy. What
+        was listed is held against the root, if one is pinned on this machine.
+
+        Args:
+            namespace: To list.
+            signers: Enough of the keys it was delegated to.
+            accepted: ``ns/name@version`` of what was removed, replaced or unyanked on purpose.
+            policy: Whose signatures count; None reads the policy in force.
+
         Raises:
+            MixAndMatch: A version that was listed is gone, is another release, or is not yanked any more.
+            EdgeloraError: What `edgelora.signing.judge` finds of a release that is new.
             MissingFile: The mirror has no metadata.
             StoreError: The namespace was delegated to nobody.
             SignatureUntrusted: Too few of the keys it was delegated to sign.
@@ -166,13 +186,16 @@ class Statements:
                 )
             meta = dict(self._read(Snapshot.type, Snapshot).signed.meta)
             before = meta.get(f"{role}.json")
+            listed = self._listed(targets.signed, namespace) if before else {}
             signed = Targets(version=before.version + 1 if before else 1, expires=_in(ROOT_DAYS))
-            signed.targets = self._releases(namespace)
+            signed.targets = list_releases(self._store, namespace, listed, policy or read_policy())
+            changes = compare_listings(listed, signed.targets, accepted, self._store.address)
             release = Metadata(signed)
             self._write(release, role, signers)
-            _check_signed(targets.signed, role, release)
+            check_signed(targets.signed, role, release)
             meta[f"{role}.json"] = self._meta(role, signed.version)
-            return self._state(meta, len(signed.targets))
+            written = self._state(meta)
+            return replace(written, releases=len(signed.targets), changes=tuple(changes))
 
     def refresh(self) -> Written:
         """State again that what was published is current.
@@ -191,36 +214,21 @@ class Statements:
         root = Root(version=version, expires=_in(ROOT_DAYS), consistent_snapshot=True)
         for role in (Root.type, Targets.type):
             for key in keys:
-                root.add_key(_key(key), role)
+                root.add_key(tuf_key(key), role)
             root.roles[role].threshold = threshold
         for role in (Snapshot.type, Timestamp.type):
-            root.add_key(_key(self._online.public), role)
+            root.add_key(tuf_key(self._online.public), role)
         return root
 
-    def _releases(self, namespace: str) -> dict[str, TargetFile]:
-        found = {}
-        for adapter in self._store.list_adapters():
-            reference = parse_reference(adapter)
-            if reference.namespace != namespace:
-                continue
-            yanked = self._store.yanked(namespace, reference.name)
-            for version in self._store.versions(namespace, reference.name):
-                pinned = reference.at(version)
-                file = self._store.resolve(pinned).manifest
-                custom: dict[str, Any] = {"releaseSequence": self._sequence(pinned)}
-                if version in yanked:
-                    custom["yanked"] = yanked[version]
-                path = f"{adapter}/{version}"
-                found[path] = TargetFile(
-                    file.size, {"sha256": file.sha256}, path, {"custom": {RELEASE: custom}}
-                )
-        return found
+    def _listed(self, targets: Targets, namespace: str) -> dict[str, TargetFile]:
+        if is_pinned(self._store.address):
+            read_listing(self._store, namespace)
+        role = role_of(namespace)
+        listed = self._read(role, Targets)
+        check_signed(targets, role, listed)
+        return dict(listed.signed.targets)
 
-    def _sequence(self, pinned: Reference) -> int:
-        data = self._store.read_manifest(pinned)
-        return parse_manifest(data, str(pinned)).identity.release_sequence
-
-    def _state(self, meta: dict[str, MetaFile], releases: int = 0) -> Written:
+    def _state(self, meta: dict[str, MetaFile]) -> Written:
         """Write the next snapshot of these parts, and the timestamp that makes it the current one."""
         before = self._number()
         snapshot = Snapshot(version=before + 1, expires=_in(self._days), meta=meta)
@@ -228,17 +236,17 @@ class Statements:
         pinned = self._meta(Snapshot.type, snapshot.version)
         timestamp = Timestamp(version=before + 1, expires=_in(self._days), snapshot_meta=pinned)
         signed = Metadata(timestamp)
-        _sign(signed, [self._online])
-        _check_signed(self._read(Root.type, Root).signed, Timestamp.type, signed)
+        sign_role(signed, [self._online])
+        check_signed(self._read(Root.type, Root).signed, Timestamp.type, signed)
         atomic_write(self._folder / "timestamp.json", signed.to_bytes())
-        return Written(self._folder, timestamp.version, f"{timestamp.expires:%Y-%m-%dT%H:%M:%SZ}", releases)
+        return Written(self._folder, timestamp.version, f"{timestamp.expires:%Y-%m-%dT%H:%M:%SZ}")
 
     def _number(self) -> int:
         path = self._folder / "timestamp.json"
         return Metadata[Timestamp].from_file(str(path)).signed.version if path.exists() else 0
 
     def _write(self, metadata: Metadata[Any], role: str, signers: Sequence[PrivateKey]) -> None:
-        _sign(metadata, signers)
+        sign_role(metadata, signers)
         atomic_write(self._folder / f"{metadata.signed.version}.{role}.json", metadata.to_bytes())
 
     def _meta(self, role: str, version: int) -> MetaFile:
@@ -266,29 +274,5 @@ class Statements:
         return exclusive_lock(self._store.root / "locks" / "tuf.lock")
 
 
-def _key(public: PublicKey) -> SSlibKey:
-    from cryptography.hazmat.primitives.serialization import load_der_public_key
-
-    key: Any = load_der_public_key(public.der)
-    return SSlibKey.from_crypto(key, keyid=public.fingerprint.removeprefix("sha256:"))
-
-
 def _in(days: int) -> datetime:
     return datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
-
-
-def _sign(metadata: Metadata[Any], signers: Sequence[PrivateKey]) -> None:
-    metadata.signatures.clear()
-    for signer in signers:
-        metadata.sign(CryptoSigner(signer.key, _key(signer.public)), append=True)
-
-
-def _check_signed(delegator: Any, role: str, metadata: Metadata[Any]) -> None:
-    """Nothing becomes current that a reader would refuse."""
-    try:
-        delegator.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
-    except RepositoryError as error:
-        raise SignatureUntrusted(
-            f"the metadata of {role} is not signed by enough of its keys, so nothing is changed: {error}",
-            fix="sign with the keys that it was delegated to",
-        ) from error

@@ -27,9 +27,10 @@ from edgelora.errors import (
 )
 from edgelora.files import exclusive_lock, fsync_dir, make_dirs
 from edgelora.freshness.pinned import MAX_ROOT_BYTES, ROOT_NAME, state_folder
-from edgelora.manifest import Manifest
+from edgelora.manifest import DEFAULT_CHANNEL, Manifest
+from edgelora.signing.judge import channel_of
 from edgelora.store import DirectoryStore, Reference, Snapshot, Store, is_version, latest_version
-from edgelora.transfer.releases import current_time
+from edgelora.transfer.clock import clock_hint, current_time
 
 FOLDER = "tuf"
 RELEASE = "edgelora"
@@ -45,6 +46,7 @@ class Listed:
     manifest_sha256: str
     size: int
     release_sequence: int
+    channel: str
     yanked: str | None
 
 
@@ -66,8 +68,10 @@ class Listing:
         listed = self.releases.get(f"{wanted.adapter}/{version}")
         if listed is None:
             raise self._mixed(f"offers {wanted.adapter}@{version}, which its signed metadata does not list")
-        actual = (snapshot.manifest.sha256, snapshot.manifest.size, manifest.identity.release_sequence)
-        if actual != (listed.manifest_sha256, listed.size, listed.release_sequence):
+        identity = manifest.identity
+        file = snapshot.manifest
+        actual = (file.sha256, file.size, identity.release_sequence, channel_of(identity))
+        if actual != (listed.manifest_sha256, listed.size, listed.release_sequence, listed.channel):
             raise self._mixed(
                 f"offers {wanted.adapter}@{version} with the manifest sha256:{snapshot.manifest.sha256}, and "
                 f"its metadata lists release {listed.release_sequence}, sha256:{listed.manifest_sha256}"
@@ -78,19 +82,19 @@ class Listing:
                 f"{listed.yanked}",
                 fix="pull another version",
             )
-        latest = self._latest(wanted)
+        latest = self._latest(wanted, channel_of(identity))
         if latest not in (None, version):
             raise self._mixed(
                 f"offers {wanted.adapter}@{version}, and its signed metadata lists {latest} as the latest"
             )
 
-    def _latest(self, wanted: Reference) -> str | None:
-        """The version that an unpinned reference must lead to; None where the reference pins one."""
+    def _latest(self, wanted: Reference, channel: str) -> str | None:
+        """The version that an unpinned reference must lead to in a channel; None where it pins one."""
         prefix = f"{wanted.adapter}/"
         offered = {
             path.removeprefix(prefix): listed
             for path, listed in self.releases.items()
-            if path.startswith(prefix) and listed.yanked is None
+            if path.startswith(prefix) and listed.yanked is None and listed.channel == channel
         }
         if wanted.version is None and wanted.digest is None:
             return latest_version(offered)
@@ -121,12 +125,12 @@ def read_listing(store: Store, namespace: str) -> Listing:
     state = state_folder(store.address)
     make_dirs(state)
     root = read_regular(state, ROOT_NAME, limit=MAX_ROOT_BYTES)
-    with exclusive_lock(state / "lock"), _tuf_errors_are_ours(store.address):
+    with exclusive_lock(state / "lock"), _tuf_errors_are_ours(store.address, namespace):
         updater = Updater(str(state), "mirror://", fetcher=_DirectoryFetcher(store.root), bootstrap=root)
         updater.refresh()
         # A name that cannot be a release: looking it up loads the namespace's own metadata.
         updater.get_targetinfo(f"{namespace}/-/-")
-        _check_dates(state, ("root", "timestamp", "snapshot", "targets", role_of(namespace)))
+        _check_dates(state, namespace)
         releases = _releases(state, namespace)
         _make_durable(state)
     return Listing(store.address, releases)
@@ -182,18 +186,20 @@ def _releases(state: Path, namespace: str) -> dict[str, Listed]:
         custom = target.custom or {}
         match custom.get(RELEASE):
             case {"releaseSequence": int(sequence), **rest}:
-                yanked = rest.get("yanked")
+                # Present is withdrawn, whatever the reason says.
+                yanked = str(rest["yanked"]) if "yanked" in rest else None
+                channel = str(rest.get("channel", DEFAULT_CHANNEL))
                 sha256 = target.hashes.get("sha256", "")
-                releases[name] = Listed(sha256, target.length, sequence, str(yanked) if yanked else None)
+                releases[name] = Listed(sha256, target.length, sequence, channel, yanked)
             case _:
                 raise exceptions.RepositoryError(f"the target {name} says nothing of its release")
     return releases
 
 
-def _check_dates(state: Path, roles: tuple[str, ...]) -> None:
-    """Once more, by a clock that knows what trusted signatures said of the time."""
-    now = current_time()
-    for role in roles:
+def _check_dates(state: Path, namespace: str) -> None:
+    """Once more, by a clock that knows what the namespace's trusted signatures said of the time."""
+    now = current_time(namespace)
+    for role in ("root", "timestamp", "snapshot", "targets", role_of(namespace)):
         path = state / f"{role}.json"
         if path.is_file() and Metadata.from_file(str(path)).signed.is_expired(now):
             raise exceptions.ExpiredMetadataError(f"{role}.json is expired")
@@ -209,13 +215,14 @@ def _make_durable(state: Path) -> None:
 
 
 @contextmanager
-def _tuf_errors_are_ours(address: str) -> Iterator[None]:
+def _tuf_errors_are_ours(address: str, namespace: str) -> Iterator[None]:
     try:
         yield
     except exceptions.ExpiredMetadataError as error:
         raise Freeze(
             f"the signed metadata of {address} is past its date, so a newer release may be hidden: {error}",
-            fix="ask the mirror's owner to refresh it: edgelora tuf refresh; check this machine's clock",
+            fix="ask the mirror's owner to refresh it: edgelora tuf refresh; check this machine's clock"
+            f"{clock_hint(namespace)}",
         ) from error
     except exceptions.BadVersionNumberError as error:
         raise Rollback(

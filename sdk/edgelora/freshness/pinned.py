@@ -11,15 +11,18 @@ from edgelora.errors import DependencyMissing, MissingFile
 from edgelora.files import atomic_write
 from edgelora.locations import home
 from edgelora.manifest import Manifest
-from edgelora.store import Reference, Snapshot, Store
+from edgelora.store import Reference, Snapshot, Store, real_address
 
 MAX_ROOT_BYTES = 512_000
 ROOT_NAME = "pinned-root.json"
 
 
 def state_folder(address: str) -> Path:
-    """What this machine has seen of a store's metadata; outside of everything that is pulled."""
-    return home() / "state" / "tuf" / hashlib.sha256(address.encode()).hexdigest()[:24]
+    """What this machine has seen of a store's metadata; outside of everything that is pulled.
+
+    A directory is known by its path without links, so that no other name of it proves less.
+    """
+    return home() / "state" / "tuf" / hashlib.sha256(real_address(address).encode()).hexdigest()[:24]
 
 
 def is_pinned(address: str) -> bool:

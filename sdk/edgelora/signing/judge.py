@@ -36,8 +36,10 @@ class Judgement:
     """Who signed an adapter, as far as this machine can tell."""
 
     signers: tuple[Signer, ...]
+    threshold: int
+    """How many trusted keys must have signed for the release to be theirs."""
     needed: int
-    """Trusted signatures that the policy asks for; 0 where it asks for none."""
+    """Trusted signatures without which it is refused; 0 where none is required."""
 
     @property
     def trusted_count(self) -> int:
@@ -46,8 +48,8 @@ class Judgement:
 
     @property
     def is_trusted(self) -> bool:
-        """Whether enough trusted keys signed, asked for or not."""
-        return self.trusted_count >= max(self.needed, 1)
+        """Whether as many trusted keys signed as make it theirs, required or not."""
+        return self.trusted_count >= self.threshold
 
 
 def judge(
@@ -81,7 +83,7 @@ def judge(
                 f"{where} is not signed, and {needed} {_signatures(needed)} required",
                 fix="ask its publisher for a signed release, or let the trust policy allow it unsigned",
             )
-        return Judgement((), needed)
+        return Judgement((), rule.threshold, needed)
     parsed = parse_envelope(envelope, f"{SIGNATURE_NAME} of {where}")
     check_payload(parsed, manifest, where)
     return judge_envelope(parsed, rule=rule, needed=needed, policy=policy, where=where)
@@ -97,7 +99,7 @@ def judge_envelope(
         KeyRevoked: Too few keys signed that are not revoked, and one did that is.
         SignatureUntrusted: Too few trusted keys signed.
     """
-    judgement = Judgement(tuple(_signers(envelope, rule, policy, where)), needed)
+    judgement = Judgement(tuple(_signers(envelope, rule, policy, where)), rule.threshold, needed)
     _check_threshold(judgement, policy, where)
     return judgement
 

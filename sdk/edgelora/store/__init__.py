@@ -5,6 +5,7 @@ from edgelora.store.configured import (
     add_store,
     normal_address,
     read_store_config,
+    real_address,
     remove_store,
     set_default_store,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "parse_reference",
     "parse_version",
     "read_store_config",
+    "real_address",
     "remove_store",
     "set_default_store",
     "sort_versions",

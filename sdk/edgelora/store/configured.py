@@ -159,6 +159,11 @@ def directory_of(address: str) -> Path:
     return Path(os.path.abspath(unquote(address.removeprefix("file://"))))
 
 
+def real_address(address: str) -> str:
+    """A store's address without links: a directory that has two names is one store."""
+    return directory_of(address).resolve().as_uri() if address.startswith("file://") else address
+
+
 def _path() -> Path:
     return config_dir() / "stores.yaml"
 

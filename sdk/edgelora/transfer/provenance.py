@@ -14,15 +14,15 @@ from edgelora.signing.judge import Judgement, judge
 from edgelora.signing.policy import TrustPolicy
 from edgelora.signing.signer import name_of
 from edgelora.store import Reference, Snapshot, Store
-from edgelora.transfer.releases import (
-    Release,
+from edgelora.transfer.clock import (
+    clock_hint,
     current_time,
     note_time,
     parse_moment,
-    refuse_old,
-    release_of,
-    remember,
+    refuse_future,
+    system_time,
 )
+from edgelora.transfer.releases import Release, names_one, refuse_old, release_of, remember
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class Provenance:
     """What a person should know of it."""
 
     def remember(self, manifest: Manifest) -> None:
-        """Note that the release is on this machine now."""
+        """Note the release before it is fetched: a fetch that breaks off must not make it forgotten."""
         remember(self.release)
         if self.judgement.is_trusted:
-            note_time(manifest.identity.created_at)
+            note_time(manifest.identity.namespace, manifest.identity.created_at)
 
 
 def examine(
@@ -59,17 +59,25 @@ def examine(
     Raises:
         EdgeloraError: What `judge`, `check_listed` and `refuse_old` find.
         Expired: The publisher gave it a date, and that is past.
+        CreatedInFuture: Trusted keys signed a date that is yet to come.
         DigestMismatch: The store holds another signature file than it lists.
     """
     where = name_of(manifest.identity)
     signature = read_signature(store, snapshot)
     judgement = judge(data, signature, identity=manifest.identity, policy=policy, where=where)
-    release = release_of(manifest, data, issuer=None if judgement.is_trusted else store.address)
+    issuer = None if judgement.is_trusted else store.address
+    release = release_of(manifest, data, issuer=issuer, by_name=names_one(wanted))
     check_listed(wanted, store, snapshot, manifest)
     older = refuse_old(release, wanted, store)
-    rule = policy.rule_for(manifest.identity.namespace, manifest.identity.name)
-    may_be_expired = rule.ignore_expiry or wanted.digest is not None
-    expired = refuse_expired(manifest, current_time(), allowed=may_be_expired)
+    namespace = manifest.identity.namespace
+    ignores_dates = wanted.digest is not None or (
+        policy.rule_for(namespace, manifest.identity.name).ignore_expiry
+    )
+    if judgement.is_trusted and not ignores_dates:
+        refuse_future(manifest.identity.created_at, system_time(), where)
+    expired = refuse_expired(
+        manifest, current_time(namespace), allowed=ignores_dates, hint=clock_hint(namespace)
+    )
     strangers = [
         f"{where} is signed by {signer.name or signer.fingerprint}, a key you do not trust for it"
         for signer in judgement.signers
@@ -101,8 +109,14 @@ def read_signature(store: Store, snapshot: Snapshot) -> bytes | None:
     return data
 
 
-def refuse_expired(manifest: Manifest, now: datetime, *, allowed: bool) -> str | None:
+def refuse_expired(manifest: Manifest, now: datetime, *, allowed: bool, hint: str = "") -> str | None:
     """Refuse a release that is past its date; what to say of one that may be, and is.
+
+    Args:
+        manifest: Of the release.
+        now: When it is asked for.
+        allowed: It may be past its date.
+        hint: For the end of the fix.
 
     Raises:
         Expired: It is, and may not be.
@@ -114,6 +128,6 @@ def refuse_expired(manifest: Manifest, now: datetime, *, allowed: bool) -> str |
         raise Expired(
             f"{told}, so a newer release may be held back",
             fix="pull a newer release, or name this one by its digest: "
-            f"{manifest.identity.namespace}/{manifest.identity.name}@sha256:…",
+            f"{manifest.identity.namespace}/{manifest.identity.name}@sha256:…{hint}",
         )
     return told

@@ -24,7 +24,6 @@ from edgelora.manifest import (
     SIGNATURE_NAME,
     Manifest,
     is_unlisted,
-    parse_manifest,
     read_manifest,
 )
 from edgelora.manifest.pickles import reason_to_refuse
@@ -34,6 +33,7 @@ from edgelora.signing.policy import TrustPolicy, read_policy
 from edgelora.signing.signer import read_signature_file
 from edgelora.store import Reference, Snapshot, Store, is_version, open_store, parse_reference
 from edgelora.transfer.fetching import OnProgress, fetch_files, is_remote, keep_fetched, take_cached
+from edgelora.transfer.following import find_offer, follow_channel
 from edgelora.transfer.provenance import examine
 from edgelora.transfer.pushing import store_named
 from edgelora.transfer.shelf import (
@@ -80,13 +80,14 @@ def pull(
     into: Path | None = None,
     *,
     allow_yanked: bool = False,
+    channel: str | None = None,
     on_progress: OnProgress | None = None,
     policy: TrustPolicy | None = None,
 ) -> Pulled:
     """Fetch an adapter, all of it or nothing.
 
     First the manifest and its signature file: before anything else is fetched, the trust policy, the releases
-    that were seen before and the release's own date must let it pass.
+    that were seen before and the release's own date must let it pass. What passed is remembered at once.
 
     Files are hashed while they are written to a folder beside the target; the folder is verified as a whole
     and then renamed. A pull that was interrupted is continued by the next one, to the byte.
@@ -96,6 +97,8 @@ def pull(
         source: A store's name or address, instead of the one in the reference or the default store.
         into: The folder to make; by default one below ``home()``.
         allow_yanked: Take a version that its publisher withdrew.
+        channel: Take a release of this channel only, and follow it from now on; None goes on with the channel
+            chosen last, or ``stable``.
         on_progress: Told from time to time how far it is, in whatever thread is fetching.
         policy: Whose signatures count; None reads the policy in force.
 
@@ -103,7 +106,8 @@ def pull(
         AdapterNotFound: The store does not hold it; says what it holds.
         Yanked: Its publisher withdrew it, and says why.
         Unsigned, SignatureInvalid, SignatureUntrusted, KeyRevoked, ChannelRefused: The policy is not met.
-        Rollback, Equivocation, Expired: It is not the latest release, or cannot be.
+        ChannelRefused: There is no release of the channel that is followed, either.
+        Rollback, Equivocation, Expired, CreatedInFuture: It is not the latest release, or cannot be.
         DigestMismatch: Bytes are not what the manifest says, or it is not the manifest asked for; nothing
             is kept.
         TargetExists: ``into`` holds something that was not pulled.
@@ -113,9 +117,9 @@ def pull(
     """
     wanted = parse_reference(reference)
     store = open_store(store_named(wanted, source))
-    snapshot = store.resolve(wanted)
-    data = store.read_manifest(snapshot.reference)
-    manifest = parse_manifest(data, f"the manifest of {snapshot.reference}")
+    policy = policy or read_policy()
+    offer = find_offer(wanted, store, policy, channel)
+    snapshot, data, manifest = offer.snapshot, offer.data, offer.manifest
     _refuse_other(wanted, manifest, data)
     _refuse_mixed(snapshot, manifest, data)
     _refuse_pickles(manifest)
@@ -123,7 +127,11 @@ def pull(
     pinned = wanted.at(manifest.identity.version)
     target = Path(os.path.abspath(into)) if into else place_of(pinned)
     refuse_yanked(snapshot, target, allowed=allow_yanked)
-    provenance = examine(wanted, store, snapshot, manifest, data, policy or read_policy())
+    provenance = examine(wanted, store, snapshot, manifest, data, policy)
+    # Before anything is fetched: a pull that dies here must not let an older release pass afterwards.
+    provenance.remember(manifest)
+    if channel is not None:
+        follow_channel(wanted, channel)
     with lock_folder(target):
         fetched = 0
         is_there = _is_sound(target, snapshot)
@@ -145,7 +153,6 @@ def pull(
             )
         )
         shutil.rmtree(staging_of(target), ignore_errors=True)
-        provenance.remember(manifest)
     return Pulled(
         folder=target,
         manifest=manifest,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import datetime as dates
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 from adapter_folders import write_adapter
-from signers import ed25519, p256
+from clocks import moment, noted_before
+from signers import ed25519, p256, policy
 
 from edgelora.errors import (
     DependencyMissing,
@@ -22,14 +22,14 @@ from edgelora.errors import (
     SignatureUntrusted,
     StoreError,
     TrustPolicyError,
+    Unsigned,
     Yanked,
 )
 from edgelora.freshness import is_pinned, pin_root, require_extra, state_folder
 from edgelora.freshness.authoring import Statements
 from edgelora.locations import home
 from edgelora.store import DirectoryStore
-from edgelora.transfer import pull, push, remove, yank
-from edgelora.transfer.releases import note_time
+from edgelora.transfer import pull, push, release_as, remove, yank
 
 ROOT = [ed25519("alice"), p256("bob")]
 RELEASE, ONLINE, MALLORY = ed25519("release"), p256("gateway"), ed25519("mallory")
@@ -119,11 +119,11 @@ def test_going_back_as_a_whole_is_a_rollback(mirror: Mirror, old: Path) -> None:
 
 def test_standing_still_is_a_freeze_once_the_date_is_past(mirror: Mirror) -> None:
     mirror.pull()
-    note_time((dates.datetime.now(dates.UTC) + dates.timedelta(days=61)).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    noted_before("acme", moment(days=61))
     with pytest.raises(Freeze, match="is past its date, so a newer release may be hidden") as caught:
         mirror.pull()
     assert (caught.value.id, caught.value.exit_code) == ("freeze", 6)
-    assert "edgelora tuf refresh" in caught.value.fix
+    assert "edgelora tuf refresh" in caught.value.fix and "clocks/acme.time" in caught.value.fix
     Statements(mirror.store, ONLINE, days=90).refresh()
     assert mirror.pull() == "acme/decimals@1.0.0"
 
@@ -268,6 +268,94 @@ def test_metadata_behind_a_link_is_not_read(mirror: Mirror, tmp_path: Path) -> N
     (tmp_path / "elsewhere/timestamp.json").symlink_to("real.json")
     with pytest.raises(Freeze, match="does not show its signed metadata"):
         mirror.pull()
+
+
+def test_another_name_of_a_pinned_mirror_proves_no_less(mirror: Mirror, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(mirror.root)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/link").symlink_to(tmp_path)
+    shutil.rmtree(mirror.root / "tuf")
+    for name in ("link", "folder/link/mirror", "folder/../mirror"):
+        with pytest.raises(Freeze, match="does not show its signed metadata"):
+            pull("acme/decimals", str(tmp_path / name))
+
+
+def test_a_yank_without_a_reason_is_a_yank(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectoryStore, "yanked", lambda *_: {"1.0.0": ""})
+        mirror.list_releases()
+    with pytest.raises(Yanked):
+        mirror.pull()
+
+
+def test_the_latest_is_told_for_each_channel(mirror: Mirror, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "beta", version="2.0.0", seed=9)
+    release_as(folder, f"{mirror.store.address}#acme/decimals@2.0.0", channel="beta")
+    push(folder, "acme/decimals@2.0.0", to=str(mirror.root))
+    with pytest.raises(MixAndMatch, match=r"2\.0\.0, which its signed metadata does not list"):
+        pull("acme/decimals", str(mirror.root), channel="beta")
+    mirror.list_releases()
+    assert mirror.pull() == "acme/decimals@1.0.0"
+    assert pull("acme/decimals", str(mirror.root), channel="beta").reference == "acme/decimals@2.0.0"
+
+
+def test_what_someone_else_changed_on_the_mirror_is_not_signed_unseen(
+    mirror: Mirror, old: Path, tmp_path: Path
+) -> None:
+    """The keeper of the disk holds no key, and waits for the owner's next statement."""
+    yank("acme/decimals@1.0.0", "wrong", str(mirror.root))
+    assert mirror.owner.publish("acme", [RELEASE]).changes == ("acme/decimals@1.0.0 is yanked: wrong",)
+    listed = tmp_path / "listed"
+    shutil.copytree(mirror.root, listed)
+    other = tmp_path / "forged"
+    push(write_adapter(tmp_path / "f", version="1.0.0", seed=99), "acme/decimals@1.0.0", to=str(other))
+    for copy, problems in (
+        (other, ["1.0.0 is another release than sha256:", "1.1.0 is gone"]),
+        (old, ["1.0.0 is not yanked any more", "1.1.0 is gone"]),
+    ):
+        mirror.go_back_to(copy, "repos", "blobs")
+        before = sorted(path.name for path in (mirror.root / "tuf").iterdir())
+        with pytest.raises(MixAndMatch, match="does not hold what was listed") as caught:
+            mirror.list_releases()
+        assert all(f"acme/decimals@{problem}" in caught.value.problem for problem in problems)
+        assert "--accept acme/decimals@1.0.0 --accept acme/decimals@1.1.0" in caught.value.fix
+        with pytest.raises(MixAndMatch, match=r"acme/decimals@1\.1\.0 is gone"):
+            mirror.owner.publish("acme", [RELEASE], accepted=["acme/decimals@1.0.0"])
+        assert sorted(path.name for path in (mirror.root / "tuf").iterdir()) == before
+        mirror.go_back_to(listed, "repos", "blobs")
+    mirror.list_releases()
+
+
+def test_a_mirror_that_went_back_is_not_signed_where_its_root_is_pinned(mirror: Mirror, old: Path) -> None:
+    """With its metadata it forgets what was listed; the owner's machine does not."""
+    mirror.pull()
+    mirror.go_back_to(old)
+    with pytest.raises(Rollback):
+        mirror.list_releases()
+
+
+def test_a_listing_that_was_edited_is_nothing_to_compare_with(mirror: Mirror, old: Path) -> None:
+    shutil.rmtree(state_folder(mirror.store.address))
+    (listing,) = mirror.root.glob("tuf/2.ns-acme.json")
+    document = json.loads(listing.read_bytes())
+    document["signed"]["targets"].popitem()
+    listing.write_text(json.dumps(document))
+    with pytest.raises(SignatureUntrusted, match="the metadata of ns-acme"):
+        mirror.list_releases()
+
+
+def test_what_the_owner_removed_is_listed_no_more_once_they_say_so(mirror: Mirror, old: Path) -> None:
+    remove("acme/decimals@1.1.0", str(mirror.root))
+    written = mirror.owner.publish("acme", [RELEASE], accepted=["acme/decimals@1.1.0"])
+    assert (written.releases, written.changes) == (1, ("acme/decimals@1.1.0 is gone",))
+    assert mirror.pull() == "acme/decimals@1.0.0"
+
+
+def test_a_new_release_is_listed_only_if_the_trust_policy_is_met(mirror: Mirror) -> None:
+    mirror.publish_release("1.1.0")
+    with pytest.raises(Unsigned, match=r"acme/decimals@1\.1\.0 is not signed"):
+        mirror.owner.publish("acme", [RELEASE], policy=policy(RELEASE, scope="acme"))
+    assert mirror.owner.publish("acme", [RELEASE]).changes == ("acme/decimals@1.1.0 is new",)
 
 
 def test_endless_metadata_is_not_read_to_its_end(mirror: Mirror) -> None:
