@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgelora.about import About
 from edgelora.errors import MissingFile, RecipeError
 from edgelora.recipe_changes import apply_change
+from edgelora.strict_yaml import NotYaml, read_yaml
 
 
 class _Section(BaseModel):
@@ -154,9 +154,8 @@ def read_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
     except (UnicodeDecodeError, OSError) as error:
         raise RecipeError(f"{path} cannot be read as text: {error}", fix="pass a YAML file") from error
     try:
-        document = yaml.load(text, _UniqueKeys)
-    # ValueError: PyYAML reads 2024-13-45 as a date and fails.
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        document = read_yaml(text)
+    except NotYaml as error:
         raise RecipeError(f"{path} is not valid YAML: {error}", fix="correct that line") from error
     return make_recipe(document, changes, where=str(path), folder=path.parent)
 
@@ -193,21 +192,6 @@ def make_recipe(
         for source in recipe.data
     )
     return recipe.model_copy(update={"data": sources, "out": recipe.out.expanduser()})
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, where YAML would take the last one silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} is given twice", key.start_mark
-                )
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def _explain(error: ValidationError, where: str) -> tuple[str, str]:

@@ -106,7 +106,8 @@ def open_private(name: str, passphrase: bytes | None = None) -> PrivateKey:
 
     Raises:
         KeyNotFound: There is no such key, or only its public half.
-        KeyFileError: It is damaged, or encrypted and the passphrase is missing or wrong.
+        KeyFileError: It is damaged, others can read or write it, or it is encrypted and the passphrase is
+            missing or wrong.
     """
     key = find_key(name)
     if not key.can_sign:
@@ -114,6 +115,7 @@ def open_private(name: str, passphrase: bytes | None = None) -> PrivateKey:
             f"only the public half of the key {key.name} is on this machine",
             fix="sign where the private half is, or import it: edgelora keys import NAME FILE",
         )
+    _refuse_shared(_private_path(key.name))
     private = read_private_pem(read_key_file(_private_path(key.name)), f"the key {key.name}", passphrase)
     if private.public != key.public:
         raise KeyFileError(
@@ -121,6 +123,16 @@ def open_private(name: str, passphrase: bytes | None = None) -> PrivateKey:
             fix=f"remove the wrong one in {_folder('public').parent}, or restore the folder from a backup",
         )
     return private
+
+
+def _refuse_shared(private: Path) -> None:
+    """Whoever reads a key signs with it, and whoever writes it chooses who signs."""
+    for path, others, mode in ((private.parent, 0o022, "700"), (private, 0o077, "600")):
+        if path.stat().st_mode & others:
+            raise KeyFileError(
+                f"others than you can use the private key {private}: its permissions are too wide",
+                fix=f"chmod {mode} {path}; if others had access to this machine, make a new key",
+            )
 
 
 def read_key_file(path: Path) -> bytes:

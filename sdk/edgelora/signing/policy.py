@@ -8,15 +8,23 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from edgelora.confined import read_regular
 from edgelora.errors import EdgeloraError, MissingFile, TrustPolicyError
 from edgelora.locations import config_dir
 from edgelora.signing.keys import PublicKey, read_public_der
+from edgelora.strict_yaml import NotYaml, read_plain_yaml
 
 POLICY_VARIABLE = "EDGELORA_TRUST_POLICY"
 MAX_POLICY_BYTES = 2**20
@@ -48,12 +56,12 @@ class Rule(_Section):
 
     keys: tuple[Fingerprint, ...] = ()
     """Whose signatures count."""
-    threshold: Annotated[int, Field(ge=1, le=16)] = 1
+    threshold: Annotated[int, Field(ge=1, le=16, strict=True)] = 1
     """How many of them must have signed."""
-    require_signature: bool = True
+    require_signature: StrictBool = True
     channels: tuple[str, ...] | None = None
     """The only channels to take releases from; any if left out."""
-    ignore_expiry: bool = False
+    ignore_expiry: StrictBool = False
 
     @model_validator(mode="after")
     def _can_be_met(self) -> Self:
@@ -73,6 +81,8 @@ class Revocation(_Section):
 class TrustPolicy(_Section):
     """Whose signatures count. Without a file nothing is required and nobody is trusted."""
 
+    format: Literal[1] = 1
+    """Of the file. One with a higher number is for a later edgelora."""
     keys: dict[Fingerprint, PinnedKey] = Field(default_factory=dict)
     """Every key that a rule names, by its fingerprint."""
     namespaces: dict[str, Rule] = Field(default_factory=dict)
@@ -91,6 +101,14 @@ class TrustPolicy(_Section):
         """The same policy with a signature required of everything."""
         rules = {scope: _requiring(rule) for scope, rule in self.namespaces.items()}
         return self.model_copy(update={"namespaces": rules, "default": _requiring(self.default)})
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _is_a_number(cls, given: object) -> object:
+        # True and 1.0 equal 1.
+        if type(given) is not int:
+            raise ValueError("write it as a whole number")
+        return given
 
     @field_validator("namespaces")
     @classmethod
@@ -153,27 +171,19 @@ def parse_policy(text: str, where: str) -> TrustPolicy:
         TrustPolicyError: It is not YAML, a key is unknown, or a value is wrong.
     """
     try:
-        document = yaml.load(text, _UniqueKeys)
-    # ValueError: PyYAML reads 2024-13-45 as a date and fails.
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        document = read_plain_yaml(text)
+    except NotYaml as error:
         raise TrustPolicyError(f"{where} is not valid YAML: {error}", fix="correct that line") from error
+    if document is None:
+        # A file that was cut off must not be taken for one that asks for nothing.
+        raise TrustPolicyError(
+            f"{where} is empty, so it does not say whose signatures count",
+            fix="restore it; if nothing shall be required, write 'format: 1' or remove the file",
+        )
     try:
-        return TrustPolicy.model_validate({} if document is None else document)
+        return TrustPolicy.model_validate(document)
     except ValidationError as error:
         raise _explained(error, where) from error
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, where YAML would take the last one silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {name!r} is given twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
 
 
 def _explained(error: ValidationError, where: str) -> TrustPolicyError:

@@ -17,6 +17,7 @@ from edgelora.files import atomic_write, exclusive_lock
 from edgelora.locations import config_dir, home
 from edgelora.store.endpoint import has_good_port, is_encrypted, is_official
 from edgelora.store.reference import check_store_name
+from edgelora.strict_yaml import NotYaml, read_plain_yaml
 
 LOCAL = "local"
 
@@ -67,10 +68,10 @@ def read_store_config() -> StoreConfig:
     """
     path = _path()
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = read_plain_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return StoreConfig()
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (NotYaml, UnicodeDecodeError) as error:
         raise _unreadable(path, str(error)) from error
     return _from_document(path, document)
 

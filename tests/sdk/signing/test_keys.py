@@ -88,6 +88,23 @@ def test_a_key_may_need_a_passphrase() -> None:
         open_private("ops", b"wrong")
 
 
+@pytest.mark.parametrize("mode", [0o666, 0o620, 0o602, 0o640, 0o604])
+def test_a_private_key_that_others_can_use_does_not_sign(mode: int) -> None:
+    new_key("ops")
+    path = config_dir() / "keys/private/ops.pem"
+    path.chmod(mode)
+    with pytest.raises(KeyFileError, match="others than you can use the private key") as caught:
+        open_private("ops")
+    assert caught.value.fix.startswith(f"chmod 600 {path}")
+    path.chmod(0o600)
+    path.parent.chmod(0o722)
+    with pytest.raises(KeyFileError) as caught:
+        open_private("ops")
+    assert caught.value.fix.startswith(f"chmod 700 {path.parent}")
+    path.parent.chmod(0o700)
+    assert open_private("ops")
+
+
 def test_a_key_is_never_replaced() -> None:
     first = new_key("ops")
     with pytest.raises(KeyFileError, match="keys are never replaced"):

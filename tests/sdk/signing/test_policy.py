@@ -85,12 +85,42 @@ def test_the_longer_scope_wins() -> None:
         ("default: {}\ndefault: {}", "given twice", "correct that line"),
         ("a: [", "not valid YAML", "correct that line"),
         ("[]", "valid dictionary", "correct"),
+        ("default: {require_signature: 'no'}", "default.require_signature", "correct"),
+        ("default: {require_signature: 0}", "default.require_signature", "correct"),
+        ("default: {ignore_expiry: 'false'}", "default.ignore_expiry", "correct"),
+        ("default: {threshold: true}", "default.threshold", "correct"),
+        ("default: {threshold: 2.0}", "default.threshold", "correct"),
+        ("default: {threshold: '2'}", "default.threshold", "correct"),
+        ("format: 2", "format: Input should be 1", "correct"),
+        ("format: true", "format: write it as a whole number", "correct"),
+        ("format: 1.0", "format: write it as a whole number", "correct"),
+        ("default: &a {}\nnamespaces: {alice: *a}", "aliases are not allowed", "correct that line"),
+        ("default: {<<: {threshold: 2}}", "merge keys are not allowed", "correct that line"),
+        ("", "is empty, so it does not say", "restore it"),
+        ("---\n", "is empty, so it does not say", "restore it"),
+        ("null", "is empty, so it does not say", "restore it"),
+        ("# nothing\n", "is empty, so it does not say", "restore it"),
     ],
 )
 def test_a_wrong_policy_is_refused_with_what_was_meant(text: str, problem: str, fix: str) -> None:
     with pytest.raises(TrustPolicyError, match=problem) as caught:
         parse_policy(text, "it")
     assert caught.value.fix.startswith(fix) and caught.value.exit_code == 3
+
+
+def test_a_policy_that_was_cut_off_requires_no_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trust.yaml").write_bytes(b"")
+    monkeypatch.setenv("EDGELORA_TRUST_POLICY", str(tmp_path / "trust.yaml"))
+    with pytest.raises(TrustPolicyError, match="is empty"):
+        read_policy()
+    with pytest.raises(TrustPolicyError, match="is empty"):
+        trust(NamedKey("ops", KEY, can_sign=False), ["alice"])
+
+
+def test_a_policy_may_say_of_which_format_it_is() -> None:
+    assert parse_policy("format: 1", "it") == parse_policy("{}", "it") == TrustPolicy()
+    trust(NamedKey("ops", KEY, can_sign=False), ["alice"])
+    assert "\nformat: 1\n" in (config_dir() / "trust.yaml").read_text()
 
 
 def test_trusting_a_key_writes_a_policy_that_says_so() -> None:

@@ -102,6 +102,10 @@ def test_the_variable_with_a_token_is_remembered_with_its_store_and_forgotten_wi
         "default: 3",
         "a: &x [*x",
         "tokens: {a: B}",
+        "stores: {a: /b, a: /c}",
+        "stores: &a {b: /c}\ntokens: *a",
+        "stores: {<<: {b: /c}}",
+        "default: 2024-13-45",
     ],
 )
 def test_a_damaged_configuration_is_named_and_not_overwritten(text: str) -> None:
