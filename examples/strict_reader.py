@@ -295,6 +295,6 @@ READERS["paths"] = lambda data: check_paths(json.loads(data))
 if __name__ == "__main__":
     kind, place = sys.argv[1], Path(sys.argv[2])
     try:
-        READERS[kind](place if kind == "directories" else place.read_bytes())
+        READERS.get(kind, lambda _: sys.exit(77))(place if kind == "directories" else place.read_bytes())
     except Refused as refusal:
         sys.exit(print(json.dumps({"id": refusal.args[0], "problem": refusal.args[1]})) or 1)

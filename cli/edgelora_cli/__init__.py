@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -25,6 +26,8 @@ USAGE, INTERRUPTED, READER_GONE = 2, 130, 141
 
 def main() -> NoReturn:
     """Entry point of the ``edgelora`` script."""
+    # Whoever supervises a command ends it with SIGTERM: it says so and cleans up as for Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if "_EDGELORA_COMPLETE" in os.environ:
         root.main(prog_name="edgelora")
     sys.exit(run_command(sys.argv[1:]))
@@ -45,7 +48,13 @@ def run_command(arguments: Sequence[str]) -> int:
         print_error(settings, error.id, error.problem, error.fix, exit_code=error.exit_code)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        print_error(settings, "interrupted", "stopped by the keyboard", "run it again", exit_code=INTERRUPTED)
+        print_error(
+            settings,
+            "interrupted",
+            "stopped by the keyboard or by SIGTERM",
+            "run it again",
+            exit_code=INTERRUPTED,
+        )
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe has seen enough (``edgelora list | head -1``): nobody is left to tell.

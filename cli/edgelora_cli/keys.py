@@ -51,9 +51,12 @@ def new(name: str, kind: Any, encrypt: bool, file: Path | None) -> None:
         document | {"public_key": key.public.pem.decode()},
         f"{key.name}  {key.public.type}  {key.public.fingerprint}\n{key.public.pem.decode().rstrip()}",
     )
-    note(
-        f"next: edgelora sign DIR --key {name}; others trust it with: edgelora keys trust FILE --namespace NS"
-    )
+    if key.can_sign:
+        note(
+            f"next: edgelora sign DIR --key {name}; others trust it: edgelora keys trust FILE --namespace NS"
+        )
+    else:
+        note(f"that is a public key, which cannot sign; next: edgelora keys trust {name} --namespace NS")
 
 
 @keys.command(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from edgelora_cli.commands import Command
-from edgelora_cli.console import emit, note
+from edgelora_cli.console import emit, note, warn
 from edgelora_cli.keys import ask_passphrase
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def sign(
 
     if reference is None and (sequence, channel, expires) != (None, None, None):
         raise click.UsageError("--sequence, --channel and --expires say nothing without --as")
+    if expires is not None:
+        _check_moment(expires)
     keys = [open_key(name) for name in names]
     if reference is not None:
         release_as(folder, reference, sequence=sequence, channel=channel, expires=expires)
@@ -74,6 +77,17 @@ def sign(
     state = f"signed by {count} key{'s' if count > 1 else ''}, {signed.added} of them new"
     emit(document, "\n  ".join([f"{name} {state}", signed.manifest_digest, *signed.keyids]))
     note(f"next: edgelora push {folder} {name}")
+
+
+def _check_moment(text: str) -> None:
+    try:
+        moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise click.UsageError(
+            f"--expires: {text!r} is no moment in UTC; write it as 2027-06-30T00:00:00Z"
+        ) from error
+    if moment < datetime.now(UTC):
+        warn(f"--expires {text} is past: nobody will be able to pull the release")
 
 
 def open_key(name: str) -> PrivateKey:

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+
 VECTORS = Path(__file__).parents[2] / "spec" / "v1" / "vectors"
 OWN = f"'{sys.executable}' -m edgelora_cli conformance read --kind {{kind}} {{path}}"
 ACCEPTS = f"'{sys.executable}' -S -c 'pass' {{path}}"
@@ -77,3 +79,12 @@ def test_reading_one_vector_names_the_error(edgelora):
         "conformance", "read", "--kind", "weights", str(VECTORS / "weights" / "whole.safetensors")
     )
     assert whole.exit_code == 0
+
+
+@pytest.mark.parametrize("kind", ["paths", "versions", "digests"])
+@pytest.mark.parametrize("content", [b"{}", b"[1]", b"\xff", b"nonsense", b"[" * 100_000])
+def test_what_is_no_vector_of_its_kind_is_told(edgelora, tmp_path, kind, content):
+    path = tmp_path / "odd"
+    path.write_bytes(content)
+    ran = edgelora("conformance", "read", "--kind", kind, str(path))
+    assert ran.exit_code == 3 and f"is no vector of the kind {kind}" in ran.err

@@ -90,7 +90,8 @@ def test_closed_output_ends_with_141(tmp_path):
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_sigint_in_a_real_process_ends_with_130():
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_stop_ends_a_real_process_with_130(stop):
     code = """
 import signal, sys, edgelora_cli
 from edgelora.registry import Registry
@@ -100,17 +101,18 @@ def wait():
     signal.pause()
 
 Registry.discover = wait
-sys.exit(edgelora_cli.run_command(["plugins", "list"]))
+sys.argv = ["edgelora", "plugins", "list"]
+edgelora_cli.main()
 """
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "waiting\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (
         130,
-        "error[interrupted]: stopped by the keyboard\n  fix: run it again\n",
+        "error[interrupted]: stopped by the keyboard or by SIGTERM\n  fix: run it again\n",
     )
 
 

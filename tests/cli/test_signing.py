@@ -120,3 +120,32 @@ def test_a_mirror_proves_that_it_is_current(edgelora, adapter):
     edgelora("push", "newer", "acme/decimals@1.1.0", "--to", "./mirror")
     ran = edgelora("pull", "acme/decimals", "--from", "./mirror", "--json")
     assert (ran.exit_code, ran.document["error"]["id"]) == (6, "mix-and-match")
+
+
+def test_a_key_is_revoked_by_its_name_or_the_beginning_of_its_fingerprint(edgelora, tmp_path):
+    fingerprint = edgelora("keys", "new", "ops", "--json").document["fingerprint"]
+    pem = tmp_path / "gateway.pem"
+    pem.write_text(edgelora("keys", "new", "second", "--json").document["public_key"])
+    policy = ("--trust-policy", str(tmp_path / "trust.yaml"))
+    edgelora("keys", "trust", str(pem), "--namespace", "acme", *policy)
+    # By the name that the policy gives it, which no key of this machine has.
+    assert edgelora("keys", "revoke", "gateway", *policy).exit_code == 0
+    revoked = edgelora("keys", "revoke", f"{fingerprint[:20]}…", "--json", *policy)
+    assert revoked.document["fingerprint"] == fingerprint
+    assert edgelora("keys", "revoke", fingerprint[:12], *policy).exit_code == 4
+
+
+def test_a_public_key_that_is_kept_is_said_not_to_sign(edgelora, tmp_path, adapter):
+    pem = tmp_path / "ops.pem"
+    pem.write_text(edgelora("keys", "new", "ops", "--json").document["public_key"])
+    kept = edgelora("keys", "new", "theirs", "--from", str(pem))
+    assert "that is a public key, which cannot sign" in kept.err
+    ran = edgelora("sign", adapter, "--as", "acme/decimals@1.0.0", "--key", "theirs")
+    assert ran.exit_code == 4 and "edgelora keys new OTHERNAME --from FILE" in ran.err
+
+
+@pytest.mark.parametrize("moment", ["tomorrow", "2027-06-30"])
+def test_a_moment_of_another_form_is_told_its_form(edgelora, adapter, moment):
+    edgelora("keys", "new", "ops")
+    ran = edgelora("sign", adapter, "--as", "acme/a@1.0.0", "--expires", moment, "--key", "ops")
+    assert ran.exit_code == 2 and "write it as 2027-06-30T00:00:00Z" in ran.err

@@ -326,3 +326,24 @@ sys.exit(str(heavy) if heavy else 0)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_without_a_version_a_new_folder_gets_the_next_one(tmp_path: Path) -> None:
+    first, second = (
+        write_adapter(tmp_path / name, name="local/pumps", version="0.1.0", seed=seed)
+        for seed, name in enumerate(("first", "second"))
+    )
+    assert push(first, "acme/pumps").reference == "acme/pumps@0.1.0"
+    push(write_adapter(tmp_path / "third", name="local/pumps", seed=2), "acme/pumps@2.0.0")
+    receipt = push(second, "acme/pumps")
+    assert (receipt.reference, receipt.reused) == ("acme/pumps@2.0.1", False)
+    # The same again is the same version; and the number of a removed one is never used again.
+    again = push(second, "acme/pumps")
+    assert (again.reference, again.reused) == ("acme/pumps@2.0.1", True)
+    remove("local:acme/pumps@2.0.1")
+    assert push(first, "acme/pumps").reference == "acme/pumps@2.0.2"
+
+
+def test_a_store_without_a_name_is_refused(adapter: Path) -> None:
+    with pytest.raises(ReferenceFormError, match="the name of the store is empty"):
+        push(adapter, "acme/pumps", to="")

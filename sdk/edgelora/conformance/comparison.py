@@ -54,6 +54,8 @@ def compare(vector: Vector, reader: Reader, features: frozenset[str]) -> Compari
         return Comparison(vector, Verdict(None, words=words), "skipped")
     with placed(vector) as path:
         verdict = reader(vector.kind, path)
+    if verdict.is_unread:
+        return Comparison(vector, verdict, "skipped")
     return Comparison(vector, verdict, "right" if verdict.is_accepted is vector.is_accepted else "wrong")
 
 

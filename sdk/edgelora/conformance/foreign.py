@@ -18,6 +18,8 @@ from typing import cast
 from edgelora.errors import OptionsError
 
 _KEPT_BYTES = 64 * 2**10
+UNREAD = 77
+"""The exit code of a reader that does not read vectors of this kind, as test harnesses use it for a skip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +27,13 @@ class Verdict:
     """What a reader said about one vector."""
 
     is_accepted: bool | None
-    """None if it said nothing: it took too long, or was killed."""
+    """None if it said nothing: it took too long, was killed, or does not read this kind."""
     id: str | None = None
     """Of the error, where the reader names one."""
     words: str = ""
     """For people: what it printed last, or why it said nothing."""
+    is_unread: bool = False
+    """It does not read vectors of this kind, and says so."""
 
 
 Reader = Callable[[str, Path], Verdict]
@@ -39,8 +43,8 @@ Reader = Callable[[str, Path], Verdict]
 def foreign_reader(command: str, *, timeout_s: float) -> ForeignReader:
     """A reader that runs ``command`` with ``{path}`` and ``{kind}`` replaced, without a shell.
 
-    Exit code 0 accepts, every other one refuses. If the last line on stdout is a JSON object with a member
-    ``id``, that is the id of the error.
+    Exit code 0 accepts, 77 says that the reader does not read this kind, every other one refuses. If the last
+    line on stdout is a JSON object with a member ``id``, that is the id of the error.
 
     Raises:
         OptionsError: The command does not say where the path goes.
@@ -95,6 +99,8 @@ class ForeignReader:
             last = tail.last_line()
         if process.returncode < 0:
             return Verdict(None, words=f"killed by {signal.Signals(-process.returncode).name}")
+        if process.returncode == UNREAD:
+            return Verdict(None, words=f"the reader does not read {kind}", is_unread=True)
         return Verdict(process.returncode == 0, _id_in(last), last[:200])
 
     def stop(self) -> None:

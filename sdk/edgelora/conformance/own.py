@@ -10,7 +10,7 @@ from typing import Any
 from edgelora.bundles import check_bundle
 from edgelora.conformance.foreign import Verdict
 from edgelora.conformance.signature_vectors import read_signed_release
-from edgelora.errors import DigestMismatch, EdgeloraError, ReferenceFormError
+from edgelora.errors import DataError, DigestMismatch, EdgeloraError, ReferenceFormError
 from edgelora.manifest import KNOWN_FEATURES, FileEntry, check_paths, read_manifest, tree_digest
 from edgelora.manifest.base_identity import identify_base
 from edgelora.manifest.base_match import check_base
@@ -29,16 +29,26 @@ def own_reader(kind: str, path: Path) -> Verdict:
 
     Raises:
         KeyError: Nothing here reads this kind; see `READERS`.
+        DataError: What is there is no vector of this kind at all.
     """
+    read = READERS[kind]
     try:
-        READERS[kind](path)
+        read(path)
     except EdgeloraError as error:
         return Verdict(False, error.id, error.problem)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{path} is no vector of the kind {kind}: {type(error).__name__}: {error}",
+            fix="look at a vector of this kind: each kind has a form of its own (spec/README.md)",
+        ) from error
     return Verdict(True)
 
 
 def _read_paths(path: Path) -> None:
-    check_paths(json.loads(path.read_bytes()))
+    paths = json.loads(path.read_bytes())
+    if not isinstance(paths, list):
+        raise TypeError("it holds no array of paths")
+    check_paths(paths)
 
 
 def _read_versions(path: Path) -> None:

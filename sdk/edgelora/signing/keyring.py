@@ -113,7 +113,7 @@ def open_private(name: str, passphrase: bytes | None = None) -> PrivateKey:
     if not key.can_sign:
         raise KeyNotFound(
             f"only the public half of the key {key.name} is on this machine",
-            fix="sign where the private half is, or import it: edgelora keys import NAME FILE",
+            fix="sign where the private half is, or keep it here: edgelora keys new OTHERNAME --from FILE",
         )
     _refuse_shared(_private_path(key.name))
     private = read_private_pem(read_key_file(_private_path(key.name)), f"the key {key.name}", passphrase)

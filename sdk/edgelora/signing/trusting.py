@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import yaml
 from edgelora.errors import KeyNotFound, KeyRevoked
 from edgelora.files import atomic_write, exclusive_lock
 from edgelora.signing.envelope import FINGERPRINT
-from edgelora.signing.keyring import NamedKey, find_key, read_key_file
+from edgelora.signing.keyring import NamedKey, find_key, list_keys, read_key_file
 from edgelora.signing.keys import PublicKey, read_private_pem, read_public_pem
 from edgelora.signing.policy import TrustPolicy, parse_policy, policy_path, read_policy
 
+_BEGINNING = re.compile(r"sha256:[0-9a-f]{12,64}")
 _HEADER = """\
 # Whose signatures count. Written by `edgelora keys trust` and `edgelora keys revoke`, which keep no other
 # comments; you may edit it. An unknown key is an error.
@@ -69,7 +71,9 @@ def revoke(fingerprint: str, reason: str = "", *, policy: Path | None = None) ->
 
 
 def key_named(what: str, policy: Path | None = None) -> NamedKey:
-    """The key of a PEM file, of a name or fingerprint in the keyring, or of a fingerprint in the policy.
+    """The key of a PEM file, or one of the keyring or the policy by its name or fingerprint.
+
+    Of a fingerprint the beginning is enough, 12 digits of it at least, where only one begins so.
 
     Raises:
         KeyNotFound: It is none of these.
@@ -78,8 +82,16 @@ def key_named(what: str, policy: Path | None = None) -> NamedKey:
     file = Path(what).expanduser()
     if file.is_file():
         return NamedKey(file.stem, _public_of(file), can_sign=False)
-    pinned = read_policy_to_change(policy).keys.get(what)
-    return NamedKey(pinned.name, pinned.key, can_sign=False) if pinned else find_key(what)
+    pinned = read_policy_to_change(policy).keys.items()
+    known = {key.public.fingerprint: key for key in list_keys()}
+    known |= {found: NamedKey(entry.name, entry.key, can_sign=False) for found, entry in pinned}
+    beginning = f"sha256:{what.removeprefix('sha256:').rstrip('…')}"
+    meant = [
+        key
+        for fingerprint, key in known.items()
+        if what == key.name or (_BEGINNING.fullmatch(beginning) and fingerprint.startswith(beginning))
+    ]
+    return meant[0] if len(meant) == 1 else find_key(what)
 
 
 def fingerprint_named(what: str, policy: Path | None = None) -> str:

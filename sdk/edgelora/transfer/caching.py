@@ -87,8 +87,7 @@ def _entries(blobs: Iterable[CachedBlob]) -> list[CacheEntry]:
         for file in pin.files:
             users.setdefault(file.sha256, []).append(f"{_reference(pin)} ({pin.endpoint}): {file.path}")
     return [
-        CacheEntry(blob.sha256, blob.size, blob.used_at, tuple(users.get(blob.sha256, ())))
-        for blob in blobs
+        CacheEntry(blob.sha256, blob.size, blob.used_at, tuple(users.get(blob.sha256, ()))) for blob in blobs
     ]
 
 

@@ -41,7 +41,8 @@ def check_not_rewritten(signature: bytes | None, signed: bytes, published: bytes
     raise SignedManifest(
         f"the folder is signed as {name_of(own)}, release {own.release_sequence}, and publishing it as "
         f"{name_of(wanted)}, release {wanted.release_sequence}, would change what was signed",
-        fix=f"remove its edgelora.sig.json, then: edgelora sign DIR --as {target} --key NAME",
+        fix=f"remove its edgelora.sig.json, then: edgelora sign DIR --as {target} "
+        f"--sequence {wanted.release_sequence} --key NAME",
     )
 
 

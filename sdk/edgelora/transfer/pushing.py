@@ -30,6 +30,7 @@ from edgelora.store import (
     open_store,
     parse_reference,
     parse_version,
+    sort_versions,
 )
 from edgelora.store.refusals import version_exists
 from edgelora.transfer.cosigning import all_signatures, check_not_rewritten, own_signature
@@ -61,10 +62,11 @@ class Receipt:
 def push(folder: Path, reference: str, to: str | None = None, *, public: bool = False) -> Receipt:
     """Publish an adapter under ``ns/name`` or ``ns/name@version``.
 
-    Without a version, the one in the manifest is used. The reference may differ from the identity in the
-    manifest: then the *published copy* of the manifest gets the reference's identity, the next release
-    sequence and the time as creation date. The folder is never changed. Publishing the same content under
-    the same version again changes nothing but its signatures: those of the folder are added.
+    Without a version, the one in the manifest is used; for a folder that was never published, the next one
+    after the highest in the store, or that under which the same content is there. The reference may differ
+    from the identity in the manifest: then the *published copy* of the manifest gets the reference's
+    identity, the next release sequence and the time as creation date. The folder is never changed. Publishing
+    the same content under the same version again changes nothing but its signatures: the folder's are added.
 
     Args:
         folder: An adapter directory.
@@ -81,7 +83,7 @@ def push(folder: Path, reference: str, to: str | None = None, *, public: bool = 
     store = open_store(store_named(wanted, to))
     manifest = check(folder)
     data = _reread(folder, manifest)
-    target = _with_version(wanted, manifest)
+    target = _with_version(wanted, manifest, store)
     signature = own_signature(folder, manifest, data)
     issue = _issue(manifest, data, target, store)
     reused_bytes = sum(_put(store, folder, entry) for entry in manifest.files)
@@ -120,6 +122,8 @@ def store_named(reference: Reference, given: str | None) -> str | None:
     Raises:
         ReferenceFormError: They name two stores.
     """
+    if given == "":
+        raise ReferenceFormError("the name of the store is empty", fix="name one: edgelora stores list")
     if given is not None and reference.store not in (None, given):
         raise ReferenceFormError(
             f"{reference} names the store {reference.store}, and the option names {given}",
@@ -138,13 +142,29 @@ def _reread(folder: Path, manifest: Manifest) -> bytes:
     return data
 
 
-def _with_version(wanted: Reference, manifest: Manifest) -> Reference:
+def _with_version(wanted: Reference, manifest: Manifest, store: Store) -> Reference:
     if wanted.digest:
         raise ReferenceFormError(
             f"{wanted} names a digest, which only reading can do",
             fix=f"publish as {wanted.at(manifest.identity.version)}",
         )
+    if wanted.version is None and manifest.identity.namespace == UNPUBLISHED:
+        return _next_version(wanted, manifest, store)
     return wanted.at(str(parse_version(wanted.version or manifest.identity.version)))
+
+
+def _next_version(wanted: Reference, manifest: Manifest, store: Store) -> Reference:
+    published = store.versions(wanted.namespace, wanted.name)
+    removed = [str(found.reference.version) for found in store.removed(wanted.namespace, wanted.name)]
+    taken = sort_versions({*published, *removed})
+    if not taken:
+        return wanted.at(manifest.identity.version)
+    if published:
+        last = wanted.at(published[-1])
+        there = parse_manifest(store.read_manifest(last), str(last))
+        if there == manifest.model_copy(update={"identity": there.identity}):
+            return last
+    return wanted.at(str(parse_version(taken[-1]).after))
 
 
 def _put(store: Store, folder: Path, entry: FileEntry) -> int:

@@ -88,3 +88,10 @@ def test_a_comparison_that_is_stopped_does_not_wait_for_its_readers() -> None:
     with pytest.raises(KeyboardInterrupt):
         compare_all(vectors, ask, frozenset(), jobs=2)
     reader.stop()
+
+
+def test_a_kind_that_a_reader_does_not_read_is_skipped() -> None:
+    reader = foreign_reader(f'{PYTHON} "raise SystemExit(77)" {{path}}', timeout_s=30)
+    vector = Vector("bundles", "x", Path("x"), rule="r", is_accepted=False)
+    (found,) = compare_all([vector], reader, frozenset())
+    assert (found.outcome, found.verdict.words) == ("skipped", "the reader does not read bundles")
