@@ -8,14 +8,14 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import yaml
 
 from edgelora.errors import StoreError, StoreNotFound
 from edgelora.files import atomic_write, exclusive_lock
 from edgelora.locations import config_dir, home
-from edgelora.store.endpoint import has_good_port, is_encrypted, is_official
+from edgelora.store.endpoint import HUB, is_address, is_encrypted, is_official
 from edgelora.store.reference import check_store_name
 from edgelora.strict_yaml import NotYaml, read_plain_yaml
 
@@ -137,17 +137,11 @@ def normal_address(address: str) -> str:
     """
     if "://" not in address:
         return Path(os.path.abspath(Path(address).expanduser())).as_uri()
-    parts = urlsplit(address)
     if address.startswith("file:///"):
         return directory_of(address).as_uri()
-    if (
-        parts.scheme in ("http", "https")
-        and parts.hostname
-        and "@" not in parts.netloc
-        and has_good_port(address)
-    ):
+    if is_address(address):
         return address.rstrip("/")
-    if address == "hf://":
+    if address == HUB:
         return address
     raise StoreError(
         f"{address!r} is not the address of a store",
@@ -205,7 +199,7 @@ def _check_token(address: str, variable: str) -> None:
             f"{variable[:40]!r} is not the name of an environment variable",
             fix="write the variable's name, such as FLEET_TOKEN, never the token itself",
         )
-    if address.startswith("file://") or is_official(address):
+    if address == HUB or address.startswith("file://") or is_official(address):
         raise StoreError(
             f"{address} takes no token of its own",
             fix="leave --token-env out; for the Hub, log in with: hf auth login",

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.message import Message
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urldefrag, urljoin, urlsplit
 
-from edgelora.errors import ReplyRefused
-from edgelora.store.endpoint import origin_of
+from edgelora.errors import ReplyRefused, StoreUnreachable
+from edgelora.store.endpoint import Endpoint, is_address, origin_of, printable
 
 
 class PassingTrouble(Exception):
@@ -32,19 +35,38 @@ class NotThere(Exception):
 class Reply:
     """A reply whose body is still to be read. It must be closed."""
 
+    endpoint: Endpoint
+    """Which was asked first."""
     url: str
     """After redirects."""
+    is_public: bool
+    """Whether anybody may reach where it comes from; through a proxy, as far as its address says."""
     status: int
     headers: Message
     read1: Callable[[int], bytes]
     close: Callable[[], None]
 
 
-def refused(url: str, problem: str) -> ReplyRefused:
-    """The error for a reply that breaks the protocol. Queries are left out: they may be signed."""
+def refused(url: str, problem: str, endpoint: Endpoint | None = None) -> ReplyRefused:
+    """The error for a reply that breaks the protocol. Queries are left out: they may be signed.
+
+    Args:
+        url: Which reply.
+        problem: What is wrong with it; foreign text in it went through ``shown``.
+        endpoint: Whose token may be in the address.
+    """
+    show = endpoint.shown if endpoint else printable
     return ReplyRefused(
-        f"the reply for {urlsplit(url)._replace(query='').geturl()} {problem}",
+        f"the reply for {show(urlsplit(url)._replace(query='', fragment='').geturl())} {problem}",
         fix="use another store, or tell its operator: nothing of this reply was used",
+    )
+
+
+def too_slow(endpoint: Endpoint, size: int) -> StoreUnreachable:
+    """The error for a server that sends, but hardly anything."""
+    return StoreUnreachable(
+        f"{endpoint.address} is too slow: only {size} bytes came in the time they had",
+        fix="repeat the command on a better connection, or use another store: it goes on where it stopped",
     )
 
 
@@ -63,7 +85,7 @@ def closer_of(response: Any) -> Callable[[], None]:
     return close
 
 
-def reader_of(response: Any, url: str) -> Callable[[int], bytes]:
+def reader_of(response: Any, endpoint: Endpoint, url: str) -> Callable[[int], bytes]:
     """Reads what has arrived, so that a cut connection loses nothing."""
 
     def read1(limit: int) -> bytes:
@@ -71,27 +93,36 @@ def reader_of(response: Any, url: str) -> Callable[[int], bytes]:
             data: bytes = response.read1(limit)
         # ValueError: another thread closed the reply meanwhile.
         except (OSError, HTTPException, ValueError) as error:
-            raise PassingTrouble(f"{host_of(url)}: {error or type(error).__name__}") from error
+            raise passing_trouble(error, endpoint, url) from error
         return data
 
     return read1
 
 
-def body_of(reply: Reply, limit: int) -> bytes:
+def passing_trouble(error: BaseException, endpoint: Endpoint, url: str) -> PassingTrouble:
+    """What went wrong with a connection, in words that may be shown."""
+    return PassingTrouble(endpoint.shown(f"{host_of(url)}: {error or type(error).__name__}"))
+
+
+def body_of(reply: Reply, limit: int, *, time_s: float) -> bytes:
     """The whole body.
 
     Raises:
         ReplyRefused: It is longer than ``limit`` bytes.
+        StoreUnreachable: It takes longer than ``time_s`` seconds.
         PassingTrouble: The connection was cut before its end.
     """
     expected = content_length(reply)
     data = bytearray()
+    end_s = time.monotonic() + time_s
     while len(data) <= limit and (piece := reply.read1(min(2**16, limit + 1 - len(data)))):
         data += piece
+        if time.monotonic() > end_s:
+            raise too_slow(reply.endpoint, len(data))
     if len(data) > limit:
-        raise refused(reply.url, f"is longer than the {limit} bytes allowed there")
+        raise refused(reply.url, f"is longer than the {limit} bytes allowed there", reply.endpoint)
     if expected is not None and len(data) < expected:
-        raise PassingTrouble(f"{host_of(reply.url)}: the connection was cut")
+        raise PassingTrouble(f"{reply.endpoint.shown(host_of(reply.url))}: the connection was cut")
     return bytes(data)
 
 
@@ -105,7 +136,7 @@ def content_length(reply: Reply) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise refused(reply.url, f"has the length {printable(text)!r}")
+        raise refused(reply.url, f"has the length {reply.endpoint.shown(text)!r}", reply.endpoint)
     return int(text)
 
 
@@ -114,24 +145,61 @@ def next_page(reply: Reply) -> str | None:
     for link in reply.headers.get("Link", "").split(","):
         address, _, relation = link.strip().partition(">")
         if address.startswith("<") and 'rel="next"' in relation:
-            target = urljoin(reply.url, address[1:])
+            target = address_in(reply, address[1:], "goes on at")
             if origin_of(target) != origin_of(reply.url):
-                raise refused(reply.url, f"goes on at {host_of(target)}, where nothing is fetched from")
+                raise refused_target(reply, target, "goes on at")
             return target
     return None
 
 
+def address_in(reply: Reply, given: str, verb: str) -> str:
+    """The whole address that one in a header means.
+
+    Args:
+        reply: Whose header.
+        given: As the header has it, relative or not.
+        verb: What the reply does with it, for the message.
+
+    Raises:
+        ReplyRefused: It is none that can be asked. What it says instead is not shown: it may hold a password.
+    """
+    target = ""
+    with suppress(ValueError):
+        target = urldefrag(urljoin(reply.url, given)).url
+    # The parser drops blanks and line ends, so the given text is looked at as well.
+    if not given or any(not "!" <= character <= "~" for character in given) or not is_address(target):
+        raise refused(reply.url, f"{verb} what is no address", reply.endpoint)
+    return target
+
+
+def refused_target(reply: Reply, target: str, verb: str) -> ReplyRefused:
+    """The error for a reply that leads where nothing is fetched from."""
+    host = reply.endpoint.shown(host_of(target))
+    return refused(reply.url, f"{verb} {host}, where nothing is fetched from", reply.endpoint)
+
+
 def asked_wait_s(headers: Message) -> float | None:
-    """Seconds the server asks to be left alone; None if it does not say, or names a date."""
+    """Seconds the server asks to be left alone, or until the moment it names; None if it says neither."""
     text = headers.get("Retry-After", "").strip()
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 7 else None
+    if text.isascii() and text.isdigit() and len(text) < 7:
+        return float(text)
+    moment = _moment(text)
+    if moment is None:
+        return None
+    # By its own clock, where it shows that: those of devices are often wrong.
+    now = _moment(headers.get("Date", "")) or datetime.now(UTC)
+    return max(0.0, (moment - now).total_seconds())
 
 
 def host_of(url: str) -> str:
-    """Host and port of an address, to be shown."""
-    return printable(urlsplit(url).netloc)
+    """Host and port of an address."""
+    return urlsplit(url).netloc
 
 
-def printable(text: str) -> str:
-    """Foreign text, to be shown in one line."""
-    return "".join(character if character.isprintable() else "?" for character in text)[:200]
+def _moment(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    # Of a text that is no date, the parser raises one or the other.
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None

@@ -19,7 +19,8 @@ from edgelora.errors import (
     StoreError,
     StoreUnreachable,
 )
-from edgelora.store.endpoint import Endpoint, is_offline
+from edgelora.store.endpoint import Endpoint, is_loopback, is_offline
+from edgelora.store.http_connections import may_leave_by_proxy
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationCopy, HfApi
@@ -112,6 +113,11 @@ class HubClient:
             raise OfflineNotCached(
                 f"{self._endpoint.address} is on a network, and edgelora is told to stay offline",
                 fix="leave --offline out, or unset HF_HUB_OFFLINE and EDGELORA_OFFLINE",
+            )
+        if is_loopback(self._endpoint.url) and may_leave_by_proxy(self._endpoint.url):
+            raise StoreError(
+                f"{self._endpoint.address} is on this machine, and what is pushed there would go to a proxy",
+                fix="leave this machine out of it: export NO_PROXY=localhost,127.0.0.1,::1",
             )
         if self._made is None:
             from huggingface_hub import HfApi

@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 
 from edgelora.errors import DigestMismatch
 from edgelora.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
-from edgelora.store.http_reply import NotThere
+from edgelora.store.http_reply import NotThere, refused
 from edgelora.store.hub import HubClient
 from edgelora.store.hub_repository import GENERATED, HubRepository, Refs
 from edgelora.store.protocol import StoredFile
@@ -25,6 +25,9 @@ from edgelora.store.yanks import MAX_YANK_BYTES, REASON_LOST, Yank
 
 BRANCH = "edgelora-records"
 MAX_TOMBSTONE_BYTES = 4096
+
+_MAX_RECORDS = 1000
+"""Each costs a request."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -158,7 +161,10 @@ class HubRecords:
 
     def _versions(self, folder: str) -> list[str]:
         names = (path.removeprefix(f"{folder}/").removesuffix(".json") for path in self._files)
-        return sorted(name for name in names if is_version(name) and f"{folder}/{name}.json" in self._files)
+        found = sorted(name for name in names if is_version(name) and f"{folder}/{name}.json" in self._files)
+        if len(found) > _MAX_RECORDS:
+            raise refused(self._adapter, f"holds more than {_MAX_RECORDS} records of {folder} versions")
+        return found
 
     def _read(self, folder: str, version: str, limit: int) -> tuple[str, bytes]:
         path = f"{folder}/{version}.json"

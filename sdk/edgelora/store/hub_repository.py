@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REPOSITORY = re.compile(r"[^/]+/[^/]+")
 _MAX_PAGES = 100
+_MAX_ENTRIES = 20_000
+_MAX_LIST_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +83,14 @@ class HubRepository:
         path = f"{self._api}/tree/{commit}?recursive=true&expand=false"
         files = {}
         try:
-            entries = list(pages(self._reader, path))
+            for entry in pages(self._reader, path):
+                if not isinstance(entry, dict) or entry.get("type") not in ("file", "directory"):
+                    raise refused(path, "lists what is neither a file nor a directory")
+                if entry["type"] == "file":
+                    name, file = _tree_file(path, entry)
+                    files[name] = file
         except NotThere:
             return {}
-        for entry in entries:
-            if not isinstance(entry, dict) or entry.get("type") not in ("file", "directory"):
-                raise refused(path, "lists what is neither a file nor a directory")
-            if entry["type"] == "file":
-                name, file = _tree_file(path, entry)
-                files[name] = file
         return files
 
     def read(self, commit: str, path: str, limit: int) -> bytes:
@@ -117,7 +119,7 @@ class HubRepository:
         """Branches and tags, each with its commit."""
         path = f"{self._api}/refs"
         try:
-            document, _ = self._reader.document(path)
+            document = self._reader.document(path).value
         except NotThere:
             return None
         return self._named_commits(path, document, "branches"), self._named_commits(path, document, "tags")
@@ -143,30 +145,37 @@ def repository_names(reader: HttpReader, *, author: str | None = None) -> list[s
     path = f"api/models?{urlencode(query)}"
     names = set()
     try:
-        entries = list(pages(reader, path))
+        for entry in pages(reader, path):
+            name = entry.get("id") if isinstance(entry, dict) else None
+            if not isinstance(name, str):
+                raise refused(path, "lists a repository without a name")
+            if _REPOSITORY.fullmatch(name):
+                names.add(name)
     except NotThere as error:
         raise refused(path, "is not there: the endpoint lists no repositories") from error
-    for entry in entries:
-        name = entry.get("id") if isinstance(entry, dict) else None
-        if not isinstance(name, str):
-            raise refused(path, "lists a repository without a name")
-        if _REPOSITORY.fullmatch(name):
-            names.add(name)
     return sorted(names)
 
 
 def pages(reader: HttpReader, path: str) -> Iterator[Any]:
-    """The entries of a list that comes in pages.
+    """The entries of a list that comes in pages, each page let go before the next is asked for.
 
     Raises:
-        ReplyRefused: A page is not a list, or there is no end to them.
+        ReplyRefused: A page is not a list, or they are too many, too long, or without end.
+        StoreUnreachable: All of them together take too long.
     """
     address: str | None = path
+    end_s = time.monotonic() + reader.patience.document_s
+    entries = size_bytes = 0
     for _ in range(_MAX_PAGES):
-        document, address = reader.document(address or path)
-        if not isinstance(document, list):
+        document = reader.document(address or path, time_s=end_s - time.monotonic())
+        if not isinstance(document.value, list):
             raise refused(path, "is not a list")
-        yield from document
+        entries += len(document.value)
+        size_bytes += document.size_bytes
+        if entries > _MAX_ENTRIES or size_bytes > _MAX_LIST_BYTES:
+            raise refused(path, f"lists more than {_MAX_ENTRIES} entries or {_MAX_LIST_BYTES} bytes")
+        address = document.next_page
+        yield from document.value
         if address is None:
             return
     raise refused(path, f"has more than {_MAX_PAGES} pages")

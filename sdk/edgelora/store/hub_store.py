@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import BinaryIO, cast
 
-from edgelora.errors import EdgeloraError, ReferenceFormError
+from edgelora.errors import AdapterNotFound, EdgeloraError, ReferenceFormError
 from edgelora.locations import cache_dir
 from edgelora.manifest import SIGNATURE_NAME
 from edgelora.store.endpoint import Endpoint
@@ -27,6 +27,9 @@ from edgelora.store.refusals import no_adapter, no_version
 from edgelora.store.spool import Spool
 from edgelora.store.versions import is_version, parse_version
 from edgelora.store.yanks import Yank, check_reason, latest_offered
+
+_MAX_SEARCHED = 256
+"""Each version that is searched for a digest costs a request."""
 
 
 class HubStore:
@@ -79,8 +82,7 @@ class HubStore:
             raise no_adapter(reference, self.address, self._neighbours(reference.namespace))
         commit = refs.tags.get(wanted) or refs.branches.get(wanted)
         if commit is None and reference.digest:
-            commits = [refs.tags[version] for version in reversed(refs.versions)]
-            commit = commit_of_digest(repository, commits, reference.digest)
+            commit = self._commit_of_digest(repository, refs, reference)
         elif commit is None and wanted in refs.tags.values():
             commit = wanted
         if commit is None:
@@ -220,6 +222,18 @@ class HubStore:
             gone = [yank_path(version)]
             self._records(snapshot).write(self._client, {}, message=f"Unyank {version}", gone=gone)
         return replace(snapshot, yanked=None)
+
+    def _commit_of_digest(self, repository: HubRepository, refs: Refs, reference: Reference) -> str | None:
+        versions = refs.versions[::-1]
+        commits = [refs.tags[version] for version in versions[:_MAX_SEARCHED]]
+        commit = commit_of_digest(repository, commits, str(reference.digest))
+        if commit is None and len(versions) > _MAX_SEARCHED:
+            raise AdapterNotFound(
+                f"{self.address} holds {len(versions)} versions of {reference.adapter}, and none of the "
+                f"{_MAX_SEARCHED} highest has {reference.digest}",
+                fix=f"name the version, as in {reference.at(versions[0])}",
+            )
+        return commit
 
     def _named(self, reference: Reference, verb: str) -> Snapshot:
         if reference.digest is None and not is_version(reference.version or ""):

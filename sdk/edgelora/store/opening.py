@@ -47,12 +47,14 @@ def _open(address: str, config: StoreConfig, *, is_local: bool) -> Store:
 def _token(address: str, url: str, config: StoreConfig) -> str | None:
     """What the user lets this endpoint see: the token named for it, or for the Hub the Hub's own.
 
+    ``HF_ENDPOINT`` may put any endpoint in the place of ``hf://``; it sees what is named for that endpoint.
+
     Raises:
         StoreError: The variable that was named for it is not set, or anybody on the way could read the token.
     """
-    variable = config.token_variable_of(address)
+    variable = config.token_variable_of(address) or config.token_variable_of(url)
     if variable is None:
-        if not is_official(address):
+        if not is_official(url):
             return None
         from edgelora.store.hub import official_token
 
@@ -61,7 +63,7 @@ def _token(address: str, url: str, config: StoreConfig) -> str | None:
         token = os.environ.get(variable)
         if not token:
             raise StoreError(
-                f"{address} needs the token in {variable}, which is not set",
+                f"{url} needs the token in {variable}, which is not set",
                 fix=f"export {variable}=…, or add the store again without --token-env",
             )
     if token and not is_encrypted(url):

@@ -5,10 +5,18 @@ from __future__ import annotations
 import io
 import re
 import threading
+import time
 
 from edgelora.errors import FileSetMismatch
 from edgelora.store.http_reading import HttpReader
-from edgelora.store.http_reply import NotThere, PassingTrouble, Reply, content_length, refused
+from edgelora.store.http_reply import (
+    NotThere,
+    PassingTrouble,
+    Reply,
+    content_length,
+    refused,
+    too_slow,
+)
 from edgelora.store.protocol import SourceChanged
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
@@ -37,6 +45,9 @@ class RemoteFile(io.RawIOBase):
         self._etag: str | None = None
         self._reply: Reply | None = None
         self._failures = 0
+        self._since_s = 0.0
+        self._waited_s = 0.0
+        self._arrived_bytes = 0
         self._closing = threading.Event()
 
     def readable(self) -> bool:
@@ -48,10 +59,12 @@ class RemoteFile(io.RawIOBase):
 
         Raises:
             SourceChanged: The file is another one than when it was opened.
-            StoreUnreachable: The connection was cut again and again without a byte in between.
+            StoreUnreachable: The connection was cut again and again without a byte in between, or hardly
+                anything comes for a long time.
             ReplyRefused: The reply breaks the protocol.
         """
         left = self._size - self._position
+        self._since_s = time.monotonic()
         while left > 0:
             if self._closing.is_set():
                 raise ValueError("read of a closed file")
@@ -76,16 +89,26 @@ class RemoteFile(io.RawIOBase):
         super().close()
 
     def _read_piece(self, limit: int) -> bytes:
-        if self._reply is None:
-            raise PassingTrouble("the connection was cut")
         while self._skip:
-            skipped = self._reply.read1(min(_PIECE_BYTES, self._skip))
-            if not skipped:
-                raise PassingTrouble("the connection was cut")
-            self._skip -= len(skipped)
-        piece = self._reply.read1(min(_PIECE_BYTES, limit))
+            self._skip -= len(self._arrived(min(_PIECE_BYTES, self._skip)))
+        return self._arrived(min(_PIECE_BYTES, limit))
+
+    def _arrived(self, limit: int) -> bytes:
+        # Another thread may have hung up meanwhile.
+        reply = self._reply
+        piece = reply.read1(limit) if reply else b""
         if not piece:
             raise PassingTrouble("the connection was cut")
+        now_s = time.monotonic()
+        self._waited_s += now_s - self._since_s
+        self._since_s = now_s
+        self._arrived_bytes += len(piece)
+        # Over all connections: a server may also cut each after a byte.
+        patience = self._reader.patience
+        if self._waited_s > patience.window_s:
+            if self._arrived_bytes < patience.window_bytes:
+                raise too_slow(self._reader.endpoint, self._arrived_bytes)
+            self._waited_s, self._arrived_bytes = 0.0, 0
         return piece
 
     def _hang_up(self) -> None:
@@ -129,7 +152,8 @@ class RemoteFile(io.RawIOBase):
             self._skip = self._position
             expected = self._size
         if length is not None and length != expected:
-            raise refused(reply.url, f"has {length} bytes where {expected} are listed")
+            problem = f"has {length} bytes where {expected} are listed"
+            raise refused(reply.url, problem, reply.endpoint)
 
     def _check_range(self, reply: Reply) -> None:
         given = reply.headers.get("Content-Range", "")
@@ -138,5 +162,7 @@ class RemoteFile(io.RawIOBase):
         if not match or (int(match[1]), int(match[2])) != expected or match[3] not in (str(self._size), "*"):
             raise refused(
                 reply.url,
-                f"has the range {given[:80]!r} where bytes {expected[0]} to {expected[1]} were asked for",
+                f"has the range {reply.endpoint.shown(given)!r} where bytes {expected[0]} to {expected[1]} "
+                "were asked for",
+                reply.endpoint,
             )

@@ -8,11 +8,14 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from edgelora.errors import DigestMismatch
 from edgelora.files import disk_full_is_an_error, make_dirs
 from edgelora.store.protocol import StoredFile
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _PIECE_BYTES = 2**20
 
@@ -94,9 +97,9 @@ class _Slice(io.RawIOBase):
         self._position = max(0, offset + (0, self._position, self._size)[whence])
         return self._position
 
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]  # typeshed has a private name for it
-        wanted = max(0, min(len(buffer), self._size - self._position))
-        piece = os.pread(self._file.fileno(), wanted, self._start + self._position)
-        buffer[: len(piece)] = piece
-        self._position += len(piece)
-        return len(piece)
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        wanted = max(0, min(len(view), self._size - self._position))
+        size = os.preadv(self._file.fileno(), [view[:wanted]], self._start + self._position)
+        self._position += size
+        return size

@@ -142,7 +142,7 @@ def test_pages_without_end_are_refused(published: LoopbackHub, monkeypatch: pyte
 
 def test_a_document_longer_than_allowed_is_not_read_to_its_end(published: LoopbackHub) -> None:
     published.answers["/refs"] = b" " * (17 * 2**20)
-    with pytest.raises(ReplyRefused, match="is longer than the 16777216 bytes allowed there"):
+    with pytest.raises(ReplyRefused, match="is longer than the 8388608 bytes allowed there"):
         open_store(published.url).resolve(parse_reference("alice/decimals"))
 
 

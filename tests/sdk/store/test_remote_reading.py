@@ -7,17 +7,12 @@ import signal
 import socket
 import threading
 import time
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from adapter_folders import write_adapter
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from loopback_hub import Faults, LoopbackHub, Repo
+from raw_server import write_certificate
 
 from edgelora.errors import (
     AdapterNotFound,
@@ -29,8 +24,7 @@ from edgelora.errors import (
 )
 from edgelora.locations import home
 from edgelora.store import add_store, http_reading, open_store, parse_reference
-from edgelora.store.endpoint import Endpoint
-from edgelora.store.http_reading import HttpReader, Patience
+from edgelora.store.http_reading import Patience
 from edgelora.store.hub_store import HubStore
 from edgelora.transfer import list_published, pull, push
 
@@ -193,13 +187,6 @@ def test_a_redirect_to_where_nothing_is_fetched_from_is_refused(published: Loopb
         pull("alice/decimals", published.url)
 
 
-def test_a_downgrade_from_https_is_refused() -> None:
-    reader = HttpReader(Endpoint("https://mirror.example", "https://mirror.example"))
-    for target in ("http://mirror.example/x", "http://127.0.0.1/x"):
-        with pytest.raises(ReplyRefused, match="where nothing is fetched from"):
-            reader._redirected("https://mirror.example/x", target, stays=False)
-
-
 def test_the_users_hub_token_goes_to_no_other_endpoint(
     hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,31 +196,6 @@ def test_the_users_hub_token_goes_to_no_other_endpoint(
     pull("alice/decimals", hub.url)
     assert not any("hf_secret" in str(each) for each in hub.log)
     assert not any("Authorization" in each.headers for each in hub.log if each.method == "GET")
-
-
-def test_the_users_hub_token_goes_to_what_hf_endpoint_names_for_hf(
-    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    push(write_adapter(tmp_path / "adapter"), "hf://alice/decimals")
-    assert pull("hf://alice/decimals").reference == "hf://alice/decimals@1.0.0"
-    sent = {
-        each.headers.get("Authorization", each.headers.get("authorization"))
-        for each in hub.log
-        if "/lfs/" not in each.path
-    }
-    assert sent == {"Bearer hf_secret"}
-
-
-def test_a_token_is_in_no_error_even_if_the_server_repeats_it(
-    published: LoopbackHub,
-) -> None:
-    reader = HttpReader(Endpoint(published.url, published.url, "fleet-secret"))
-    published.faults = Faults(statuses=[403], repeats_token=True, only=WEIGHTS)
-    with pytest.raises(StoreError, match=r"denies access \(403, \(it repeats the token\)\)") as caught:
-        reader.read(f"alice/decimals/resolve/main/{WEIGHTS}", 10**6)
-    assert "fleet-secret" not in repr((caught.value, reader.endpoint))
 
 
 def test_a_token_that_is_not_set_or_would_be_readable_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,23 +320,7 @@ def test_a_server_that_stalls_is_left_after_a_while(
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A key and a certificate for 127.0.0.1 that is its own authority."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = tmp_path / "certificate.pem"
-    path.write_bytes(secret + made.public_bytes(pem))
-    return path
+    return write_certificate(tmp_path / "certificate.pem")
 
 
 def test_certificates_are_checked_and_a_companys_own_can_be_trusted(
@@ -391,15 +337,6 @@ def test_certificates_are_checked_and_a_companys_own_can_be_trusted(
         push(write_adapter(tmp_path / "adapter"), "alice/decimals", to=encrypted.url)
         assert pull("alice/decimals", encrypted.url).fetched_bytes > 0
     close_session()
-
-
-def test_a_proxy_is_used_where_the_environment_names_one(
-    published: LoopbackHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("http_proxy", published.url)
-    monkeypatch.delenv("no_proxy", raising=False)
-    pull("alice/decimals", "http://127.0.0.1:9")
-    assert {each.headers["Host"] for each in published.log} == {"127.0.0.1:9"}
 
 
 @pytest.mark.parametrize(
