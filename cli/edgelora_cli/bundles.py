@@ -75,6 +75,11 @@ def import_command(file: Path, to: str | None, require_signature: bool, trust_po
 
     policy = policy_of(trust_policy, require_signature=False)
     done = import_bundle(file, to, policy=policy, require_signature=require_signature)
+    for name, reason in done.yanks_ignored.items():
+        warn(
+            f"the bundle says that {name} was yanked by its publisher, and nobody you trust for it signed "
+            f"the bundle, so it stands: {reason}"
+        )
     lines = [f"{name} {'was there already' if name in done.reused else 'imported'}" for name in done.adapters]
     lines += [f"base {digest} is on this machine" for digest in done.bases]
     lines.append(f"  {done.store}\n  {done.copied_bytes:,} bytes were new")
@@ -93,14 +98,14 @@ def import_command(file: Path, to: str | None, require_signature: bool, trust_po
 @policy_option
 def show(file: Path, trust_policy: Path | None) -> None:
     """Show what FILE holds, without importing it."""
-    from edgelora.bundles import judge_index, open_bundle
+    from edgelora.bundles import index_signers, open_bundle
 
     with open_bundle(file) as bundle:
         for adapter in bundle.index.adapters:
             bundle.manifest(adapter)
             if adapter.yanked:
                 warn(f"{adapter.reference} was yanked by its publisher: {adapter.yanked}")
-        signers = judge_index(bundle, policy_of(trust_policy, require_signature=False))
+        signers = index_signers(bundle, policy_of(trust_policy, require_signature=False))
         document = {"path": str(file), "size_bytes": bundle.size_bytes, "signers": list(map(asdict, signers))}
         lines = [f"signed by {signer.name or signer.fingerprint}: {signer.standing}" for signer in signers]
         emit(

@@ -148,7 +148,9 @@ class Quickstart:
             "pulled": self.pulled,
         }
         lines = [f"{name:<8} {_short(path)}" for name, path in rows.items()]
-        shown = _short(self.pulled)
+        from edgelora.store import folder_text
+
+        shown = folder_text(Path(_short(self.pulled)))
         return "\n".join([*lines, "", f'next: edgelora generate --adapter {shown} "{QUESTIONS[0]}"'])
 
     def document(self) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def train(recipe: Path, resume: bool, overwrite: bool, changes: tuple[str, ...],
 
     from edgelora.engine.report import terminal_reporter
     from edgelora.run import run
+    from edgelora.store import folder_text
     from edgelora_cli.measurements import measurement_table
 
     reporter = terminal_reporter(quiet=settings().quiet or not _speaks())
@@ -60,9 +61,8 @@ def train(recipe: Path, resume: bool, overwrite: bool, changes: tuple[str, ...],
     peak = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in result.peak_bytes.items())
     lines = [measurement_table(result.measurements, result.base_measurements), "", f"peak memory: {peak}"]
     emit(document, "\n".join([*lines, f"adapter: {result.folder}"]))
-    note(
-        f"next: edgelora generate --adapter {result.folder} PROMPT, or edgelora push {result.folder} NS/NAME"
-    )
+    folder = folder_text(result.folder)
+    note(f"next: edgelora generate --adapter {folder} PROMPT, or edgelora push {folder} NS/NAME")
 
 
 def _speaks() -> bool:

@@ -53,7 +53,7 @@ def push(folder: Path, reference: str, to: str | None, public: bool) -> None:
     short_help="Fetch an adapter from a store and verify it.",
     examples="""
     edgelora pull acme/decimals
-    edgelora pull acme/decimals@1.0.0 --from /media/usb/mirror --into adapters/decimals
+    edgelora pull acme/decimals@1.0.0 --from /media/usb/mirror --into ./adapters/decimals
     edgelora pull acme/decimals --require-signature
     edgelora pull acme/decimals --channel beta
     """,

@@ -38,9 +38,10 @@ def verify(ctx: click.Context, adapter: str, require_signature: bool, trust_poli
     error.
     """
     from edgelora.signing import signature_findings
+    from edgelora.transfer import locate_adapter
     from edgelora.verify import verify as find
 
-    folder = _folder_of(adapter)
+    folder = locate_adapter(adapter)
     judgement, signature = signature_findings(folder, policy_of(trust_policy, require_signature))
     findings = [*find(folder), *signature]
     errors = [finding for finding in findings if finding.severity == "error"]
@@ -49,16 +50,6 @@ def verify(ctx: click.Context, adapter: str, require_signature: bool, trust_poli
     for finding in findings:
         warn(finding.problem)
     _report_sound(folder, findings, judgement)
-
-
-def _folder_of(adapter: str) -> Path:
-    """The folder, sound or not, unlike when an adapter is applied."""
-    folder = Path(adapter).expanduser()
-    if folder.is_dir():
-        return folder
-    from edgelora.transfer import locate_adapter
-
-    return locate_adapter(adapter)
 
 
 def _report_sound(folder: Path, findings: list[Finding], judgement: Judgement | None) -> None:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -121,6 +122,18 @@ def disk_full_is_an_error(path: Path) -> Iterator[None]:
             f"no space left while writing {path}; nothing unfinished was made visible",
             fix=f"free space on the disk that holds {path.parent} and repeat the command: it continues",
         ) from error
+
+
+def require_space(path: Path, needed_bytes: int, *, fix: str) -> None:
+    """Refuse to begin what the disk of ``path``, which need not be there yet, has no room for.
+
+    Raises:
+        DiskFull: Fewer bytes are free.
+    """
+    folder = next(each for each in (path, *path.absolute().parents) if each.is_dir())
+    free_bytes = shutil.disk_usage(folder).free
+    if needed_bytes > free_bytes:
+        raise DiskFull(f"{path} needs {needed_bytes} bytes, and {free_bytes} are free on its disk", fix=fix)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def test_an_adapter_is_adopted_pushed_and_pulled(edgelora, source):
         "micro",
     )
     assert "names no licence" in ran.err
-    assert "adopted   sha256:" in edgelora("show", "adopted/theirs").out
+    assert "adopted   sha256:" in edgelora("show", "./adopted/theirs").out
     assert edgelora("push", "adopted/theirs", "acme/theirs@1.0.0").exit_code == 0
     assert edgelora("pull", "acme/theirs").exit_code == 0
 

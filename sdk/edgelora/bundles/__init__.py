@@ -4,7 +4,7 @@ from edgelora.bundles.checking import check_bundle
 from edgelora.bundles.importing import Imported, import_bundle
 from edgelora.bundles.index import BundledAdapter, BundledBase, Index
 from edgelora.bundles.reading import Bundle, open_bundle, read_bundle
-from edgelora.bundles.trust import judge_index, sign_index
+from edgelora.bundles.trust import index_signers, judge_index, sign_index
 from edgelora.bundles.writing import Created, create_bundle
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "check_bundle",
     "create_bundle",
     "import_bundle",
+    "index_signers",
     "judge_index",
     "open_bundle",
     "read_bundle",

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from edgelora import micro
+from edgelora.bundles.archive import MAX_MEMBER_BYTES
 from edgelora.bundles.index import Blob, BundledAdapter, BundledBase, Index, NamedBlob
 from edgelora.confined import open_regular, read_regular
-from edgelora.errors import AdapterNotFound, MissingFile, ReferenceFormError, StoreNotFound
+from edgelora.errors import AdapterNotFound, BundleError, MissingFile, ReferenceFormError, StoreNotFound
 from edgelora.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
@@ -24,8 +25,9 @@ from edgelora.manifest import (
 )
 from edgelora.manifest.base_identity import INDEX_NAME, SINGLE_NAME, identify_base, weights_files
 from edgelora.manifest.tree import walk
-from edgelora.store import Reference, Snapshot, Store, open_store, parse_reference
+from edgelora.store import Reference, Snapshot, Store, is_folder_path, open_store, parse_reference
 from edgelora.transfer.catalog import find_pulled
+from edgelora.transfer.naming import telling_of_folder
 from edgelora.transfer.pushing import store_named
 from edgelora.verify import check
 
@@ -46,6 +48,10 @@ _BASE_FILES = (
     "vocab.txt",
 )
 """What is taken of a base besides its weights."""
+
+_SHARDS = (
+    "save the base again in smaller shards, with save_pretrained(..., max_shard_size='5GB'): its digest stays"
+)
 
 Opener = Callable[[], BinaryIO]
 
@@ -88,11 +94,11 @@ def gather(adapters: Iterable[str], bases: Iterable[str], source: str | None = N
     """
     contents = Contents()
     for adapter in adapters:
-        folder = Path(adapter).expanduser()
-        if (folder / MANIFEST_NAME).is_file():
-            _take_folder(contents, folder)
+        if is_folder_path(adapter):
+            _take_folder(contents, Path(adapter).expanduser())
         else:
-            _take_reference(contents, parse_reference(adapter), source)
+            with telling_of_folder(adapter):
+                _take_reference(contents, parse_reference(adapter), source)
     for base in bases:
         _take_base(contents, base)
     if not contents.blobs:
@@ -150,6 +156,9 @@ def _take(
     yanked: str | None,
 ) -> None:
     identity = manifest.identity
+    for entry in manifest.files:
+        fix = f"carry {identity.namespace}/{identity.name} in a mirror on a disk instead: edgelora push --to"
+        _refuse_long(entry.path, entry.size, fix=fix)
     adapter = BundledAdapter(
         namespace=identity.namespace,
         name=identity.name,
@@ -176,6 +185,8 @@ def _take_base(contents: Contents, base: str) -> None:
         raise MissingFile(
             f"there is no base model folder {folder}", fix="pass the folder of a base model, or micro"
         )
+    for path in weights_files(folder):
+        _refuse_long(str(folder / path), (folder / path).stat().st_size, fix=_SHARDS)
     about = identify_base(folder, repo="micro" if base == "micro" else None)
     weights = {file.path: {"sha256": file.sha256, "size": file.size} for file in about.weights}
     others = {*_BASE_FILES, INDEX_NAME if weights_files(folder) != [SINGLE_NAME] else ""}
@@ -186,6 +197,14 @@ def _take_base(contents: Contents, base: str) -> None:
     )
     for file in files:
         contents.take(file, partial(_from_base, folder, file.path))
+
+
+def _refuse_long(path: str, size: int, *, fix: str) -> None:
+    if size > MAX_MEMBER_BYTES:
+        raise BundleError(
+            f"{path} has {size} bytes, and a file in a bundle has at most {MAX_MEMBER_BYTES} (8 GiB less 1)",
+            fix=fix,
+        )
 
 
 def _measured(folder: Path, path: str) -> dict[str, int | str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import re
 import secrets
-import shutil
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -24,11 +25,14 @@ from edgelora.bundles.archive import (
 from edgelora.bundles.contents import gather
 from edgelora.bundles.index import MAX_INDEX_BYTES, Blob, Index
 from edgelora.bundles.trust import sign_index
-from edgelora.errors import BundleError, DigestMismatch, DiskFull, MissingFile, TargetExists
-from edgelora.files import disk_full_is_an_error, fsync_dir
+from edgelora.errors import BundleError, DigestMismatch, MissingFile, TargetExists
+from edgelora.files import disk_full_is_an_error, exclusive_lock, fsync_dir, lock_if_free, require_space
+from edgelora.locations import home
 from edgelora.signing import PrivateKey
+from edgelora.store.repository import names
 
 _PIECE_BYTES = 2**20
+_TEMPORARY = re.compile(r"[0-9a-f]{16}\.tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,7 @@ def create_bundle(
         DigestMismatch: A file changed while it was read.
         EdgeloraError: What `gather` finds.
     """
-    if os.path.lexists(path):
-        raise TargetExists(f"{path} exists already", fix="choose another name, or delete it first")
+    _refuse_existing(path)
     if not path.absolute().parent.is_dir():
         raise MissingFile(
             f"there is no folder {path.parent}", fix="make it, mount its disk, or correct the path"
@@ -81,17 +84,40 @@ def create_bundle(
             fix="make several bundles",
         )
     signature = sign_index(data, keys) if keys else None
-    _refuse_too_big(path, index)
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
-    with disk_full_is_an_error(path):
+    needed_bytes = sum(member_bytes(blob.size) for blob in index.blobs) + 2 * MAX_INDEX_BYTES
+    require_space(path, needed_bytes, fix="free space, or name another disk")
+    with _temporary(path) as temporary, disk_full_is_an_error(path):
+        sha256 = _write(temporary, data, signature, index.blobs, contents.openers)
+        _refuse_existing(path)
+        os.replace(temporary, path)
+        fsync_dir(path.absolute().parent)
+    return Created(path, index, path.stat().st_size, sha256, signature is not None)
+
+
+def _refuse_existing(path: Path) -> None:
+    if os.path.lexists(path):
+        raise TargetExists(f"{path} exists already", fix="choose another name, or delete it first")
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A name beside ``path``; what those left there who died while they wrote the same bundle is deleted."""
+    prefix = f".{path.name[:100]}."
+    key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    with exclusive_lock(home() / "locks" / f"bundle-{key}.lock"):
+        for name in names(path.absolute().parent):
+            if name.startswith(prefix) and _TEMPORARY.fullmatch(name.removeprefix(prefix)):
+                # Somebody with another home may be writing there: their file is locked.
+                stale = path.with_name(name)
+                with suppress(OSError), lock_if_free(stale) as is_free:
+                    if is_free:
+                        stale.unlink()
+        temporary = path.with_name(f"{prefix}{secrets.token_hex(8)}.tmp")
         try:
-            sha256 = _write(temporary, data, signature, index.blobs, contents.openers)
-            os.replace(temporary, path)
+            yield temporary
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()
-        fsync_dir(path.absolute().parent)
-    return Created(path, index, path.stat().st_size, sha256, signature is not None)
 
 
 class _Hashed:
@@ -113,6 +139,7 @@ def _write(
     openers: dict[str, Callable[[], BinaryIO]],
 ) -> str:
     with open(temporary, "xb") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
         out = _Hashed(file)
         for name, data in ((INDEX_NAME, index), (SIGNATURE_NAME, signature)):
             if data is not None:
@@ -138,14 +165,4 @@ def _copy(source: BinaryIO, out: _Hashed, blob: Blob) -> None:
         raise DigestMismatch(
             f"a file that hashes to {blob.sha256} holds other bytes now",
             fix="leave the adapters and bases alone while they are bundled; verify them, and try again",
-        )
-
-
-def _refuse_too_big(path: Path, index: Index) -> None:
-    needed = sum(member_bytes(blob.size) for blob in index.blobs) + 2 * MAX_INDEX_BYTES
-    free = shutil.disk_usage(path.absolute().parent).free
-    if needed > free:
-        raise DiskFull(
-            f"{path} needs {needed} bytes, and {free} are free on its disk",
-            fix="free space, or name another disk",
         )

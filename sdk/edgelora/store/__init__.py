@@ -13,7 +13,7 @@ from edgelora.store.directory import DirectoryStore
 from edgelora.store.fsck import Problem, Report
 from edgelora.store.opening import open_store
 from edgelora.store.protocol import Publication, Snapshot, SourceChanged, Store, StoredFile
-from edgelora.store.reference import Reference, check_name, parse_reference
+from edgelora.store.reference import Reference, check_name, folder_text, is_folder_path, parse_reference
 from edgelora.store.versions import Version, is_version, latest_version, parse_version, sort_versions
 
 __all__ = [
@@ -30,6 +30,8 @@ __all__ = [
     "Version",
     "add_store",
     "check_name",
+    "folder_text",
+    "is_folder_path",
     "is_version",
     "latest_version",
     "normal_address",

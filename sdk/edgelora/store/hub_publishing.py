@@ -13,7 +13,7 @@ from edgelora.store.hub_records import HubRecords, signature_path
 from edgelora.store.hub_repository import GENERATED, HubRepository, Refs
 from edgelora.store.hub_snapshot import snapshot_of, with_signature
 from edgelora.store.protocol import Publication, Snapshot, StoredFile
-from edgelora.store.refusals import version_exists
+from edgelora.store.refusals import refuse_case_clash, version_exists
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class HubPublishing:
         """Let ``version`` be what is published.
 
         Raises:
-            VersionExists: The version holds other content, or did when it was removed.
+            VersionExists: The version holds other content, did when it was removed, or clashes by case.
             PublishRaced: Others published since the manifest was made.
             FileSetMismatch: A file was not put.
             DigestMismatch: The endpoint did not keep what it was sent.
@@ -49,6 +49,8 @@ class HubPublishing:
         if records.has_tombstone(version):
             commit = self._removed_commit(version, records, refs)
         else:
+            taken = [*refs.versions, *(tombstone.version for tombstone in records.tombstones())]
+            refuse_case_clash(self.publication.reference, self.address, taken)
             commit = self._commit(refs)
         snapshot = self._snapshot(version, commit, records)
         if _content(snapshot.files) != _content(self.publication.files):

@@ -10,7 +10,7 @@ from edgelora.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from edgelora.store.blobs import BlobPool
 from edgelora.store.protocol import Publication, StoredFile
 from edgelora.store.records import Commit, Pointer, Removal
-from edgelora.store.refusals import version_exists
+from edgelora.store.refusals import refuse_case_clash, version_exists
 from edgelora.store.repository import Repository
 
 
@@ -28,7 +28,7 @@ class Publishing:
         """Let ``version`` be what is published; True if it was before. Writing its tag is the commit point.
 
         Raises:
-            VersionExists: The version holds other content, or did when it was removed.
+            VersionExists: The version holds other content, did when it was removed, or clashes by case.
             PublishRaced: The publication was made on a head or a sequence that others went past.
             FileSetMismatch: A file was not put.
             DigestMismatch: The record of what the version held is damaged.
@@ -55,6 +55,8 @@ class Publishing:
             newest[1].oid if newest else None
         ) != self.publication.parent or issued <= self.repository.release_sequence():
             raise self._raced()
+        taken = [*self.repository.versions(), *self.repository.removed_versions()]
+        refuse_case_clash(self.publication.reference, self.address, taken)
         self._write(version, self.repository.sequence() + 1, issued)
 
     def _bring_back(self, removal: Removal) -> None:

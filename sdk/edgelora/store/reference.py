@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from edgelora.errors import ReferenceFormError
 from edgelora.store.versions import is_version
@@ -74,6 +75,22 @@ def parse_reference(text: str) -> Reference:
     if at:
         _check_version(at)
     return Reference(store, namespace, name, version=at or None)
+
+
+def is_folder_path(text: str) -> bool:
+    """Whether a user's text means a folder and no reference, whatever lies in the working directory.
+
+    A path starts with ``./``, ``/`` or ``~``, or has other than two parts: ``runs/first/adapter``.
+    """
+    if text.startswith((".", "/", "~")):
+        return True
+    return not {":", "@"} & set(text) and (text.count("/") != 1 or text.endswith("/"))
+
+
+def folder_text(folder: Path) -> str:
+    """A folder as it is written where a reference could stand."""
+    text = str(folder)
+    return text if is_folder_path(text) else f"./{text}"
 
 
 def check_name(name: str, *, what: str) -> None:

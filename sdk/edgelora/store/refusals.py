@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from edgelora.errors import AdapterNotFound, ReferenceFormError, VersionExists
 from edgelora.store.reference import Reference
@@ -52,6 +52,22 @@ def version_exists(
         f"and a version never changes{also}",
         fix=f"publish it as {reference.at(str(after))}",
     )
+
+
+def refuse_case_clash(reference: Reference, address: str, taken: Iterable[str]) -> None:
+    """Refuse a new version that differs from one that is taken in capitals alone.
+
+    Raises:
+        VersionExists: It does. Each is the name of a file, and some file systems would keep one of the two.
+    """
+    version = str(reference.version)
+    for other in taken:
+        if other != version and other.lower() == version.lower():
+            raise VersionExists(
+                f"{reference.adapter} {version} differs in capitals alone from {other} in {address}, and "
+                "not every file system can tell them apart",
+                fix=f"publish it as {reference.at(str(parse_version(version).after))}",
+            )
 
 
 def _some(names: Sequence[str]) -> str:

@@ -11,7 +11,15 @@ from pathlib import Path
 from edgelora.confined import read_regular
 from edgelora.errors import AdapterNotFound, EdgeloraError, ReferenceFormError
 from edgelora.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
-from edgelora.store import Reference, Store, latest_version, open_store, parse_reference
+from edgelora.store import (
+    Reference,
+    Store,
+    is_folder_path,
+    latest_version,
+    open_store,
+    parse_reference,
+)
+from edgelora.transfer.naming import check_identity, telling_of_folder
 from edgelora.transfer.pushing import store_named
 from edgelora.transfer.shelf import (
     manifest_digest,
@@ -116,22 +124,41 @@ def find_manifest(adapter: str, source: str | None = None) -> Manifest:
     Raises:
         ReferenceFormError: ``source`` and the reference name two stores.
     """
-    folder = Path(adapter).expanduser()
-    if source is None and (folder / MANIFEST_NAME).is_file():
+    if source is None and is_folder_path(adapter):
+        folder = Path(adapter).expanduser()
         return parse_manifest(read_regular(folder, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES), str(folder))
-    reference = parse_reference(adapter)
-    named = store_named(reference, source)
-    if named is None:
-        pulled = find_pulled(reference)
-        if pulled:
-            return find_manifest(str(pulled))
-    store = open_store(named)
-    pinned = store.resolve(reference).reference
-    return parse_manifest(store.read_manifest(pinned), f"the manifest of {pinned}")
+    with telling_of_folder(adapter):
+        reference = parse_reference(adapter)
+        named = store_named(reference, source)
+        if named is None:
+            pulled = find_pulled(reference)
+            if pulled:
+                return find_manifest(str(pulled))
+        store = open_store(named)
+        pinned = store.resolve(reference).reference
+        return parse_manifest(store.read_manifest(pinned), f"the manifest of {pinned}")
 
 
 def find_pulled(reference: Reference) -> Path | None:
-    """The folder of a pulled adapter on the shelf; without a version, the latest that was pulled."""
+    """The folder of a pulled adapter on the shelf; without a version, the latest that was pulled.
+
+    Raises:
+        DigestMismatch: What lies there is another adapter.
+    """
+    place = _find_place(reference)
+    if place is None:
+        return None
+    try:
+        data = read_regular(place, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES)
+        identity = parse_manifest(data, str(place / MANIFEST_NAME)).identity
+    except (EdgeloraError, OSError):
+        # Whoever uses it verifies it, and says what is wrong with it.
+        return place
+    check_identity(reference.at(place.name), identity, place)
+    return place
+
+
+def _find_place(reference: Reference) -> Path | None:
     versions = pulled_versions(reference.namespace, reference.name)
     if reference.digest:
         places = (place_of(reference.at(version)) for version in versions)
@@ -168,7 +195,7 @@ def remove(reference: str, source: str | None = None) -> Removed:
 
 def _remove_pulled(wanted: Reference) -> Removed:
     versions = pulled_versions(wanted.namespace, wanted.name)
-    folder = find_pulled(wanted)
+    folder = _find_place(wanted)
     if folder is None:
         listed = list_adapters()
         for listing in listed:

@@ -18,7 +18,7 @@ from edgelora.errors import (
     TargetExists,
     UnsafeFile,
 )
-from edgelora.files import atomic_write, disk_full_is_an_error, publish_directory
+from edgelora.files import atomic_write, disk_full_is_an_error, publish_directory, require_space
 from edgelora.manifest import (
     MANIFEST_NAME,
     SIGNATURE_NAME,
@@ -179,7 +179,10 @@ def _fetch(
     try:
         if is_remote(store):
             take_cached(staging)
-        _refuse_too_big(staging, target)
+        needed_bytes = sum(entry.size for entry in staging.missing()) + _SPARE_BYTES
+        require_space(
+            target, needed_bytes, fix="free space, or pull into a folder on another disk with --into"
+        )
         count = fetch_files(store, snapshot, staging, on_progress)
         for path, data in unlisted.items():
             atomic_write(staging.adapter / path, data)
@@ -283,13 +286,3 @@ def _added_files(target: Path) -> list[str]:
     except EdgeloraError:
         return []
     return [path for path, _ in walk(target) if path not in listed and not is_unlisted(path)]
-
-
-def _refuse_too_big(staging: Staging, target: Path) -> None:
-    needed = sum(entry.size for entry in staging.missing()) + _SPARE_BYTES
-    free = shutil.disk_usage(target.parent).free
-    if needed > free:
-        raise DiskFull(
-            f"{target} needs {needed} bytes, and {free} are free on its disk",
-            fix="free space, or pull into a folder on another disk with --into",
-        )

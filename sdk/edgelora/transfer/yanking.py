@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgelora.errors import AdapterNotFound, Yanked
-from edgelora.manifest import MANIFEST_NAME
-from edgelora.store import Reference, Snapshot, Store, open_store, parse_reference
+from edgelora.store import Reference, Snapshot, Store, is_folder_path, open_store, parse_reference
 from edgelora.transfer.pushing import store_named
 from edgelora.transfer.shelf import manifest_digest, place_of, pulled_versions
 
@@ -55,7 +54,7 @@ def unyank(reference: str, source: str | None = None) -> Withdrawal:
 
 def yank_reason(adapter: str, source: str | None = None) -> str | None:
     """Why the version that ``find_manifest`` finds in a store was withdrawn; None for anything else."""
-    if source is None and (Path(adapter).expanduser() / MANIFEST_NAME).is_file():
+    if source is None and is_folder_path(adapter):
         return None
     wanted = parse_reference(adapter)
     named = store_named(wanted, source)

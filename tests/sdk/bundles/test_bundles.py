@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import tarfile
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from edgelora import micro
 from edgelora.bases import base_place, find_base
 from edgelora.bundles import Created, check_bundle, create_bundle, import_bundle, open_bundle
 from edgelora.errors import (
+    BundleError,
     DigestMismatch,
     DiskFull,
     MissingFile,
@@ -175,9 +178,11 @@ def test_a_base_is_found_by_its_digest(mirror: str, tmp_path: Path) -> None:
     assert digest == identify_base(micro.path()).tensors_digest == identify_base(folder).tensors_digest
     assert (folder / "tokenizer.json").read_bytes() == (micro.path() / "tokenizer.json").read_bytes()
     assert sorted(os.listdir(folder.parent)) == [folder.name]
-    (folder / "config.json").write_text("{}")
-    assert import_bundle(made.path, str(tmp_path / "other")).copied_bytes > 0, "a damaged base is repaired"
-    assert identify_base(folder).tensors_digest == digest
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    assert import_bundle(made.path, str(tmp_path / "other")).copied_bytes > 0, "damaged weights are repaired"
+    assert identify_base(folder, rehash=True).tensors_digest == digest
 
 
 def test_other_content_under_a_published_version_is_refused(mirror: str, tmp_path: Path) -> None:
@@ -226,3 +231,47 @@ def test_a_bundle_is_checked_without_being_imported(mirror: str, tmp_path: Path)
     with pytest.raises(DigestMismatch, match="of the bundle holds other bytes"):
         check_bundle(tmp_path / "flipped")
     assert not (tmp_path / "other").exists() and not base_place("sha256:" + "0" * 64).parent.exists()
+
+
+def test_a_shard_of_8_gib_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(micro.path(), base)
+    os.truncate(base / "model.safetensors", 2**33)
+    with pytest.raises(
+        BundleError, match="has 8589934592 bytes, and a file in a bundle has at most 8589934591"
+    ) as e:
+        create_bundle(tmp_path / "out", [], bases=[str(base)])
+    assert "max_shard_size='5GB'" in e.value.fix
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_an_adapter_of_8_gib_is_refused(tmp_path: Path) -> None:
+    from edgelora.bundles import contents
+    from edgelora.manifest import read_manifest
+
+    folder = write_adapter(tmp_path / "adapter")
+    manifest = read_manifest(folder)
+    long = manifest.files[0].model_copy(update={"size": 2**33})
+    with pytest.raises(BundleError, match="8 GiB less 1") as caught:
+        contents._take(
+            contents.Contents(),
+            manifest.model_copy(update={"files": (long,)}),
+            b"",
+            [],
+            lambda path: BytesIO(),
+            yanked=None,
+        )
+    assert "edgelora push --to" in caught.value.fix
+
+
+def test_what_a_killed_creation_left_is_deleted_by_the_next_one(mirror: str, tmp_path: Path) -> None:
+    left = tmp_path / f".out.edgelora.{'0' * 16}.tmp"
+    others = [tmp_path / name for name in (".other.edgelora.0123456789abcdef.tmp", ".out.edgelora.mine.tmp")]
+    for path in (left, *others):
+        path.write_bytes(b"half")
+    alive = tmp_path / f".out.edgelora.{'1' * 16}.tmp"
+    with open(alive, "xb") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        bundle(mirror, "alice/decimals")
+    assert not left.exists()
+    assert alive.exists() and all(path.exists() for path in others), "another's, or one that is being written"

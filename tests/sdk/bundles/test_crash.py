@@ -71,3 +71,22 @@ def test_a_creation_that_dies_leaves_no_bundle_or_a_whole_one(tmp_path: Path, bu
         if (folder / "out.edgelora").exists():
             check_bundle(folder / "out.edgelora")
     assert steps >= 2
+
+
+def test_a_creation_that_was_killed_leaves_nothing_once_it_is_repeated(tmp_path: Path, bundle: Path) -> None:
+    import_bundle(bundle, str(tmp_path / "mirror"))
+    folder = tmp_path / "outgoing"
+
+    def restore() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+
+    def work() -> None:
+        create_bundle(folder / "out.edgelora", ["alice/decimals"], source=str(tmp_path / "mirror"))
+
+    for _step in die_at_every_step(work, restore):
+        # Whatever was cleaned up by the dying process: a killed one cleans up nothing.
+        (folder / f".out.edgelora.{'0' * 16}.tmp").write_bytes(b"half")
+        if not (folder / "out.edgelora").exists():
+            work()
+            assert os.listdir(folder) == ["out.edgelora"]
