@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from edgelora.transfer import (
     push,
     remove,
     remove_cached,
+    unyank,
     verify_cache,
     yank,
 )
@@ -235,3 +237,36 @@ def test_processes_share_one_cache_while_it_is_emptied(published: LoopbackHub, t
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(12)))
+
+
+def test_a_version_that_is_known_to_be_yanked_is_refused_offline(
+    published: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pull("alice/decimals", published.url)
+    yank("alice/decimals@1.0.0", "backdoor", published.url)
+    with pytest.raises(Yanked):
+        pull("alice/decimals@1.0.0", published.url, into=tmp_path / "x")
+    with monkeypatch.context() as offline:
+        offline.setenv("EDGELORA_OFFLINE", "1")
+        with pytest.raises(Yanked, match="was yanked by its publisher: backdoor"):
+            pull("alice/decimals@1.0.0", published.url, into=tmp_path / "x")
+        assert pull("alice/decimals@1.0.0", published.url, allow_yanked=True).yanked == "backdoor"
+    unyank("alice/decimals@1.0.0", published.url)
+    pull("alice/decimals", published.url)
+    monkeypatch.setenv("EDGELORA_OFFLINE", "1")
+    assert pull("alice/decimals@1.0.0", published.url, into=tmp_path / "x").yanked is None
+
+
+@pytest.mark.parametrize("others", [[], ["1.1.0"]])
+def test_a_pull_of_the_latest_tells_the_cache_what_was_yanked(
+    published: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: list[str]
+) -> None:
+    pull("alice/decimals", published.url, into=tmp_path / "x")
+    for version in others:
+        push(write_adapter(tmp_path / version, version=version), "alice/decimals", to=published.url)
+    yank("alice/decimals@1.0.0", "backdoor", published.url)
+    with nullcontext() if others else pytest.raises(Yanked):
+        pull("alice/decimals", published.url)
+    monkeypatch.setenv("EDGELORA_OFFLINE", "1")
+    with pytest.raises(Yanked, match="backdoor"):
+        pull("alice/decimals@1.0.0", published.url, into=tmp_path / "x")

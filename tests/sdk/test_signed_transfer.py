@@ -21,7 +21,7 @@ from edgelora.errors import (
     Unsigned,
 )
 from edgelora.locations import home
-from edgelora.manifest import read_manifest
+from edgelora.manifest import SIGNATURE_NAME, read_manifest
 from edgelora.signing import Revocation, check_trusted, parse_envelope, sign
 from edgelora.store import DirectoryStore, parse_reference
 from edgelora.store.blobs import blob_path
@@ -257,3 +257,49 @@ def test_a_mirror_that_drops_or_swaps_a_signature_is_refused(
     shutil.copy(other / "edgelora.sig.json", forged)
     with pytest.raises(SignatureInvalid, match="another manifest"):
         push(forged, "alice/decimals", to=str(tmp_path / "swapped"))
+
+
+def sides(tmp_path: Path) -> tuple[str, str]:
+    """Two mirrors of one release: one holds both signatures, the other one of them."""
+    write_adapter(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "both")
+    for name, keys in (("one", [ONE]), ("both", [ONE, TWO])):
+        sign(tmp_path / name, keys)
+        push(tmp_path / name, "alice/decimals", to=str(tmp_path / f"mirror-{name}"))
+    return str(tmp_path / "mirror-both"), str(tmp_path / "mirror-one")
+
+
+def test_a_mirror_that_has_fewer_signatures_takes_none_away(tmp_path: Path) -> None:
+    both, one = sides(tmp_path)
+    folder = pull("alice/decimals", both, policy=policy(ONE)).folder
+    pulled = pull("alice/decimals", one, policy=policy(ONE))
+    assert pulled.reused
+    assert check_trusted(folder, policy(ONE, TWO, threshold=2))
+    (folder / "README.md").write_text("damaged")
+    assert not pull("alice/decimals", one, policy=policy(ONE)).reused
+    assert check_trusted(folder, policy(ONE, TWO, threshold=2)), "nor where the files are fetched again"
+
+
+def test_a_mirror_that_has_more_signatures_adds_them(tmp_path: Path) -> None:
+    both, one = sides(tmp_path)
+    folder = pull("alice/decimals", one, policy=policy(ONE)).folder
+    pull("alice/decimals", both, policy=policy(ONE))
+    assert check_trusted(folder, policy(ONE, TWO, threshold=2))
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"payload":""}'])
+def test_a_damaged_signature_file_of_a_folder_is_replaced(tmp_path: Path, damage: bytes) -> None:
+    both, _ = sides(tmp_path)
+    folder = pull("alice/decimals", both, policy=policy(ONE)).folder
+    (folder / SIGNATURE_NAME).write_bytes(damage)
+    pull("alice/decimals", both, policy=policy(ONE))
+    assert check_trusted(folder, policy(ONE, TWO, threshold=2))
+
+
+def test_a_crowd_of_strangers_drives_no_signature_out(tmp_path: Path) -> None:
+    both, one = sides(tmp_path)
+    folder = pull("alice/decimals", both, policy=policy(ONE)).folder
+    sign(tmp_path / "one", [ed25519(f"stranger{number}") for number in range(15)])
+    push(tmp_path / "one", "alice/decimals", to=one)
+    pull("alice/decimals", one, policy=policy(ONE, TWO))
+    assert check_trusted(folder, policy(ONE, TWO, threshold=2))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from edgelora.confined import read_regular
@@ -53,8 +54,15 @@ def write_pin(endpoint: str, snapshot: Snapshot) -> None:
         files=snapshot.files,
         yanked=snapshot.yanked,
     )
-    with suppress(OSError, EdgeloraError):
-        atomic_write(_path(pin), (json.dumps(asdict(pin), sort_keys=True, indent=1) + "\n").encode())
+    _write(pin)
+
+
+def note_yanks(endpoint: str, adapter: str, yanked: Mapping[str, str]) -> None:
+    """Remember which of an adapter's versions are withdrawn now: offline it is all that is known of it."""
+    for pin in read_pins():
+        told = yanked.get(pin.version)
+        if (pin.endpoint, pin.adapter) == (endpoint, adapter) and pin.yanked != told:
+            _write(replace(pin, yanked=told))
 
 
 def read_pins() -> list[Pin]:
@@ -88,6 +96,11 @@ def _folder() -> Path:
 def _path(pin: Pin) -> Path:
     key = f"{pin.endpoint}\n{pin.adapter}\n{pin.version}".encode()
     return _folder() / f"{hashlib.sha256(key).hexdigest()}.json"
+
+
+def _write(pin: Pin) -> None:
+    with suppress(OSError, EdgeloraError):
+        atomic_write(_path(pin), (json.dumps(asdict(pin), sort_keys=True, indent=1) + "\n").encode())
 
 
 def _read(path: Path) -> Pin | None:

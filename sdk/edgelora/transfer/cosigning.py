@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
-from edgelora.errors import DigestMismatch, FileSetMismatch, SignatureInvalid, SignedManifest
+from edgelora.errors import DigestMismatch, FileSetMismatch, KeyRevoked, SignatureInvalid, SignedManifest
 from edgelora.manifest import Manifest, parse_manifest
-from edgelora.signing.envelope import parse_envelope
-from edgelora.signing.judge import judge
-from edgelora.signing.policy import TrustPolicy, read_policy
+from edgelora.signing.envelope import Envelope, parse_envelope
+from edgelora.signing.judge import Judgement, check_payload, judge, judge_envelope
+from edgelora.signing.policy import Rule, TrustPolicy, read_policy
 from edgelora.signing.signer import name_of, read_signature_file
 from edgelora.store import Reference, Snapshot, Store
 from edgelora.transfer.provenance import read_signature
@@ -65,3 +67,45 @@ def all_signatures(own: bytes | None, published: Snapshot | None, store: Store) 
         if own is None:
             raise
         return own
+
+
+def merged_signatures(
+    folder: Path, manifest: bytes, offered: bytes | None, *, judgement: Judgement, policy: TrustPolicy
+) -> bytes | None:
+    """The signature file for a pulled folder: what a store offers, and those that the folder has already.
+
+    A file in the folder that is damaged, of another manifest, or holds a wrong signature is not kept.
+
+    Args:
+        folder: Where the adapter is, or will be.
+        manifest: The bytes of its ``edgelora.json``.
+        offered: The store's signature file, judged.
+        judgement: What was found of that.
+        policy: Whose signatures count.
+    """
+    own = _own_envelope(folder, manifest, policy)
+    if own is None or offered is None:
+        return own.encode() if own else offered
+    theirs = parse_envelope(offered)
+    # Not so many strangers' signatures that there is no room for those of the folder.
+    told = {signer.fingerprint for signer in judgement.signers if signer.standing != "unknown"}
+    known = tuple(signature for signature in theirs.signatures if signature.keyid in told)
+    for envelope in (theirs, replace(theirs, signatures=known)):
+        with suppress(SignatureInvalid):
+            return envelope.with_signatures(own.signatures).encode()
+    return offered
+
+
+def _own_envelope(folder: Path, manifest: bytes, policy: TrustPolicy) -> Envelope | None:
+    try:
+        data = read_signature_file(folder)
+        if data is None:
+            return None
+        envelope = parse_envelope(data)
+        check_payload(envelope, manifest, str(folder))
+        judge_envelope(
+            envelope, rule=Rule(require_signature=False), needed=0, policy=policy, where=str(folder)
+        )
+    except (SignatureInvalid, KeyRevoked):
+        return None
+    return envelope

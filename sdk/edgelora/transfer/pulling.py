@@ -32,6 +32,7 @@ from edgelora.signing.judge import Signer
 from edgelora.signing.policy import TrustPolicy, read_policy
 from edgelora.signing.signer import read_signature_file
 from edgelora.store import Reference, Snapshot, Store, is_version, open_store, parse_reference
+from edgelora.transfer.cosigning import merged_signatures
 from edgelora.transfer.fetching import OnProgress, fetch_files, is_remote, keep_fetched, take_cached
 from edgelora.transfer.following import find_offer, follow_channel
 from edgelora.transfer.provenance import examine
@@ -46,7 +47,7 @@ from edgelora.transfer.shelf import (
     write_note,
 )
 from edgelora.transfer.staging import Staging
-from edgelora.transfer.yanking import refuse_yanked, yanked_here
+from edgelora.transfer.yanking import noting_yanks, refuse_yanked, yanked_here
 from edgelora.verify import check
 
 _SPARE_BYTES = 2**20
@@ -118,7 +119,8 @@ def pull(
     wanted = parse_reference(reference)
     store = open_store(store_named(wanted, source))
     policy = policy or read_policy()
-    offer = find_offer(wanted, store, policy, channel)
+    with noting_yanks(store, wanted):
+        offer = find_offer(wanted, store, policy, channel)
     snapshot, data, manifest = offer.snapshot, offer.data, offer.manifest
     _refuse_other(wanted, manifest, data)
     _refuse_mixed(snapshot, manifest, data)
@@ -133,16 +135,17 @@ def pull(
     if channel is not None:
         follow_channel(wanted, channel)
     with lock_folder(target):
+        signatures = merged_signatures(
+            target, data, provenance.signature, judgement=provenance.judgement, policy=policy
+        )
         fetched = 0
         is_there = _is_sound(target, snapshot)
         if not is_there:
             _refuse_foreign(target)
             with disk_full_is_an_error(target):
-                fetched = _fetch(
-                    store, snapshot, manifest, _unlisted(data, provenance.signature), target, on_progress
-                )
-        elif provenance.signature not in (None, read_signature_file(target)):
-            atomic_write(target / SIGNATURE_NAME, provenance.signature)
+                fetched = _fetch(store, snapshot, manifest, _unlisted(data, signatures), target, on_progress)
+        elif signatures not in (None, read_signature_file(target)):
+            atomic_write(target / SIGNATURE_NAME, signatures)
         write_note(
             Note(
                 folder=str(target),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgelora.errors import AdapterNotFound, Yanked
 from edgelora.store import Reference, Snapshot, Store, is_folder_path, open_store, parse_reference
+from edgelora.store.endpoint import endpoint_url
+from edgelora.store.pins import note_yanks, read_pins
 from edgelora.transfer.pushing import store_named
 from edgelora.transfer.shelf import manifest_digest, place_of, pulled_versions
 
@@ -66,6 +69,17 @@ def yank_reason(adapter: str, source: str | None = None) -> str | None:
         return None
 
 
+@contextmanager
+def noting_yanks(store: Store, wanted: Reference) -> Iterator[None]:
+    """Once a store was asked for a version, note with what was pulled before which of it is withdrawn now."""
+    try:
+        yield
+    except Yanked:
+        _note(store, wanted)
+        raise
+    _note(store, wanted)
+
+
 def refuse_yanked(snapshot: Snapshot, target: Path, *, allowed: bool) -> None:
     """Refuse a withdrawn version, unless the user knows and takes it; tell if it is on this machine already.
 
@@ -96,6 +110,12 @@ def yanked_here(store: Store, pinned: Reference) -> dict[str, str]:
         for version in others
         if version in yanked and _is_from(store, pinned.at(version))
     }
+
+
+def _note(store: Store, wanted: Reference) -> None:
+    endpoint = endpoint_url(store.address)
+    if any((pin.endpoint, pin.adapter) == (endpoint, wanted.adapter) for pin in read_pins()):
+        note_yanks(endpoint, wanted.adapter, store.yanked(wanted.namespace, wanted.name))
 
 
 def _is_from(store: Store, pinned: Reference) -> bool:
