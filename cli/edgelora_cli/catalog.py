@@ -11,6 +11,7 @@ import click
 
 from edgelora_cli.commands import Command, yes_flag
 from edgelora_cli.console import confirm, emit, table, warn
+from edgelora_cli.terminal import one_line
 
 if TYPE_CHECKING:
     from edgelora.manifest import Manifest
@@ -156,6 +157,7 @@ def _describe(manifest: Manifest) -> str:
     lines += [f"{origin.relation:<9} {origin.manifest_digest}" for origin in manifest.derived_from or ()]
     lines += [f"file      {entry.path}  {entry.size:,} bytes" for entry in manifest.files]
     lines.append(f"tree      {manifest.tree_digest}")
+    lines = [one_line(line) for line in lines]
     if manifest.evaluation:
         rows = [_measurement(entry) for entry in manifest.evaluation]
         lines += ["", table(("metric", "of", "value", "95 % interval", "n"), rows)]

@@ -1,4 +1,7 @@
-"""Where output goes: results to stdout, as text or one JSON document; everything else to stderr."""
+"""Where output goes: results to stdout, as text or one JSON document; everything else to stderr.
+
+All of it passes through `edgelora_cli.terminal` here, whoever wrote it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+
+from edgelora_cli.terminal import coloured, one_line, plain
 
 
 @dataclass
@@ -32,9 +37,13 @@ def settings() -> Settings:
 def emit(document: Any, text: str) -> None:
     """Print a command's result: ``document`` with ``--json``, otherwise ``text``."""
     if settings().json:
-        click.echo(json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False, default=str))
+        click.echo(plain(_json(_finite(document))))
     elif text:
-        click.echo(text)
+        click.echo(coloured(text))
+
+
+def _json(document: Any) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str)
 
 
 def _finite(value: Any) -> Any:
@@ -51,17 +60,17 @@ def _finite(value: Any) -> Any:
 def note(line: str = "") -> None:
     """Tell a human what is going on, on stderr, unless ``--quiet``."""
     if not settings().quiet:
-        click.echo(line, err=True)
+        click.echo(coloured(line), err=True)
 
 
 def warn(line: str) -> None:
     """Tell a human what may be wrong, on stderr, even with ``--quiet``."""
-    click.echo(f"{style('warning:', fg='yellow')} {line}", err=True)
+    click.echo(f"{style('warning:', fg='yellow')} {plain(line)}", err=True)
 
 
 def print_problem(name: str, problem: str, fix: str) -> None:
     """Print what is wrong and what to do about it, on stderr."""
-    click.echo(f"{style(f'error[{name}]:', fg='red')} {problem}\n  fix: {fix}", err=True)
+    click.echo(f"{style(f'error[{name}]:', fg='red')} {plain(problem)}\n  fix: {plain(fix)}", err=True)
 
 
 def print_error(settings: Settings, name: str, problem: str, fix: str, *, exit_code: int) -> None:
@@ -69,7 +78,7 @@ def print_error(settings: Settings, name: str, problem: str, fix: str, *, exit_c
     print_problem(name, problem, fix)
     if settings.json:
         error = {"id": name, "exit_code": exit_code, "problem": problem, "fix": fix}
-        click.echo(json.dumps({"error": error}, indent=2, ensure_ascii=False))
+        click.echo(plain(_json({"error": error})))
 
 
 def confirm(question: str) -> None:
@@ -83,7 +92,7 @@ def confirm(question: str) -> None:
         return
     if not sys.stdin.isatty():
         raise click.UsageError(f"{question} Nobody is there to answer: pass --yes")
-    click.confirm(question, abort=True, err=True)
+    click.confirm(plain(question), abort=True, err=True)
 
 
 def style(text: str, *, fg: str | None = None, bold: bool | None = None) -> str:
@@ -92,8 +101,8 @@ def style(text: str, *, fg: str | None = None, bold: bool | None = None) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns padded to their widest cell; the last column is not padded."""
-    lines = [tuple(header), *(tuple(row) for row in rows)]
+    """Columns padded to their widest cell; the last column is not padded. A cell stays in its line."""
+    lines = [tuple(header), *(tuple(map(one_line, row)) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     padded = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines

@@ -10,6 +10,7 @@ import click
 
 from edgelora_cli.commands import Command
 from edgelora_cli.console import emit, print_problem, settings, warn
+from edgelora_cli.terminal import one_line
 from edgelora_cli.trust_options import policy_of, policy_option, require_signature_option
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _report_sound(folder: Path, findings: list[Finding], judgement: Judgement | 
 
 
 def _signed_by(signer: dict[str, str]) -> str:
-    return f"signed by {signer['name'] or signer['fingerprint']} ({signer['standing']})"
+    return one_line(f"signed by {signer['name'] or signer['fingerprint']} ({signer['standing']})")
 
 
 def _report_unsound(folder: Path, findings: list[Finding], first: Finding) -> int:
