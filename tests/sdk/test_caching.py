@@ -54,7 +54,11 @@ def digest_of(name: str) -> str:
 def test_a_pulled_adapter_and_the_cache_are_two_files_and_the_cached_one_is_read_only(
     published: LoopbackHub,
 ) -> None:
-    pulled = pull("alice/decimals", published.url)
+    usual = os.umask(0o077)
+    try:
+        pulled = pull("alice/decimals", published.url)
+    finally:
+        os.umask(usual)
     entries = list_cache()
     assert len(entries) == 4
     assert not os.path.samefile(pulled.folder / WEIGHTS, blob(digest_of(WEIGHTS)))

@@ -144,8 +144,9 @@ def _copy(source: FileIO, target: Path, *, mode: int) -> None:
     temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with open(os.open(temporary, flags, mode), "wb", buffering=0) as copy:
+        with open(os.open(temporary, flags, 0o600), "wb", buffering=0) as copy:
             _copy_bytes(source.fileno(), copy.fileno())
+            os.fchmod(copy.fileno(), mode)
             os.fsync(copy.fileno())
         os.replace(temporary, target)
     finally:
