@@ -171,18 +171,30 @@ def rotate(
 @tuf.command(
     examples="""
     edgelora tuf trust /srv/mirror 1.root.json
+    edgelora tuf trust /srv/mirror 1.root.json --namespace acme
     """
 )
 @click.argument("store")
 @click.argument("root", type=click.Path(path_type=Path))
-def trust(store: str, root: Path) -> None:
+@click.option(
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    metavar="NS",
+    help="Hold it to ROOT wherever it is pulled from (repeatable).",
+)
+def trust(store: str, root: Path, namespaces: tuple[str, ...]) -> None:
     """Hold STORE to the metadata that ROOT signs, from the next pull on."""
-    from edgelora.freshness import pin_root
+    from edgelora.freshness import pin_namespace, pin_root
     from edgelora.store import open_store
 
     address = open_store(store).address
     place = pin_root(address, root)
-    emit({"store": address, "root": str(place)}, f"{address} must prove from now on that it is current")
+    for namespace in namespaces:
+        pin_namespace(namespace, root)
+    held = ", ".join((address, *(f"every copy of {namespace}" for namespace in namespaces)))
+    document = {"store": address, "root": str(place), "namespaces": list(namespaces)}
+    emit(document, f"{held} must prove from now on to be current")
 
 
 def _statements(store: str, online: str, days: int) -> Statements:

@@ -112,8 +112,9 @@ def test_a_mirror_proves_that_it_is_current(edgelora, adapter):
     )
     assert delegated.document["timestamp"] == 2
     listed = edgelora("tuf", "publish", "./mirror", "acme", "--key", "release", "--online", "gateway")
-    assert listed.out.splitlines()[0] == "1 releases of acme are listed"
-    assert edgelora("tuf", "trust", "./mirror", "mirror/tuf/1.root.json").exit_code == 0
+    assert listed.out.splitlines()[:2] == ["1 releases of acme are listed", "  acme/decimals@1.0.0 is new"]
+    trusted = edgelora("tuf", "trust", "./mirror", "mirror/tuf/1.root.json", "--namespace", "acme", "--json")
+    assert (trusted.exit_code, trusted.document["namespaces"]) == (0, ["acme"])
     assert edgelora("pull", "acme/decimals", "--from", "./mirror").exit_code == 0
     assert edgelora("tuf", "refresh", "./mirror", "--online", "gateway", "--days", "30").exit_code == 0
     write_adapter(Path("newer"), seed=2)

@@ -4,6 +4,13 @@ Importing this package needs no extra. `edgelora.freshness.authoring` makes the 
 `edgelora.freshness.client` holds a mirror to them: both need `edgelora[tuf]`.
 """
 
-from edgelora.freshness.pinned import check_listed, is_pinned, pin_root, require_extra, state_folder
+from edgelora.freshness.pinned import (
+    check_listed,
+    pin_namespace,
+    pin_root,
+    require_extra,
+    state_folder,
+    states_of,
+)
 
-__all__ = ["check_listed", "is_pinned", "pin_root", "require_extra", "state_folder"]
+__all__ = ["check_listed", "pin_namespace", "pin_root", "require_extra", "state_folder", "states_of"]

@@ -29,7 +29,7 @@ from edgelora.errors import MissingFile, StoreError, TrustPolicyError
 from edgelora.files import atomic_write, exclusive_lock
 from edgelora.freshness.client import FOLDER, read_listing, role_of
 from edgelora.freshness.listing import compare_listings, list_releases
-from edgelora.freshness.pinned import is_pinned
+from edgelora.freshness.pinned import states_of
 from edgelora.freshness.role_signatures import check_signed, sign_role, tuf_key
 from edgelora.signing import PrivateKey, PublicKey, TrustPolicy, read_policy
 from edgelora.store import DirectoryStore
@@ -221,8 +221,8 @@ class Statements:
         return root
 
     def _listed(self, targets: Targets, namespace: str) -> dict[str, TargetFile]:
-        if is_pinned(self._store.address):
-            read_listing(self._store, namespace)
+        for state in states_of(self._store.address, namespace):
+            read_listing(self._store, namespace, state)
         role = role_of(namespace)
         listed = self._read(role, Targets)
         check_signed(targets, role, listed)

@@ -25,8 +25,8 @@ from edgelora.errors import (
     StoreError,
     Yanked,
 )
-from edgelora.files import exclusive_lock, fsync_dir, make_dirs
-from edgelora.freshness.pinned import MAX_ROOT_BYTES, ROOT_NAME, state_folder
+from edgelora.files import exclusive_lock, fsync_dir
+from edgelora.freshness.pinned import MAX_ROOT_BYTES, ROOT_NAME
 from edgelora.manifest import DEFAULT_CHANNEL, Manifest
 from edgelora.signing.judge import channel_of
 from edgelora.store import DirectoryStore, Reference, Snapshot, Store, is_version, latest_version
@@ -106,8 +106,13 @@ class Listing:
         return MixAndMatch(f"{self.address} {problem}", fix=_FIX)
 
 
-def read_listing(store: Store, namespace: str) -> Listing:
+def read_listing(store: Store, namespace: str, state: Path) -> Listing:
     """Refresh what is known of a store's metadata, and give the releases of one namespace.
+
+    Args:
+        store: Where.
+        namespace: Of which.
+        state: One of `states_of`: the root that was pinned, and what was seen of what it signs.
 
     Raises:
         Freeze: The metadata is past its date, or is not there.
@@ -122,8 +127,6 @@ def read_listing(store: Store, namespace: str) -> Listing:
             f"{store.address} is pinned to signed metadata, which is read from directories only",
             fix="pull from a directory mirror",
         )
-    state = state_folder(store.address)
-    make_dirs(state)
     root = read_regular(state, ROOT_NAME, limit=MAX_ROOT_BYTES)
     with exclusive_lock(state / "lock"), _tuf_errors_are_ours(store.address, namespace):
         updater = Updater(str(state), "mirror://", fetcher=_DirectoryFetcher(store.root), bootstrap=root)

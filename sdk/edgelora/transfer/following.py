@@ -19,7 +19,7 @@ from edgelora.store import Reference, Snapshot, Store, sort_versions
 from edgelora.transfer.releases import memory_of, names_one
 
 _CHANNEL = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
-_MOST_VERSIONS = 200
+_MOST_VERSIONS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def find_offer(wanted: Reference, store: Store, policy: TrustPolicy, channel: st
     found = f"{wanted.adapter}@{offer.manifest.identity.version}"
     raise ChannelRefused(
         f"{found} is a release of the channel {offer.channel}, and {store.address} offers none of the "
-        f"channel {followed}, which is followed here",
+        f"channel {followed}, which is followed here, among its newest versions",
         fix=f"to follow the other one: edgelora pull {wanted.adapter} --channel {offer.channel}",
     )
 

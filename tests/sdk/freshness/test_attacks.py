@@ -17,6 +17,7 @@ from edgelora.errors import (
     Freeze,
     MissingFile,
     MixAndMatch,
+    ReferenceFormError,
     Rollback,
     SignatureInvalid,
     SignatureUntrusted,
@@ -25,7 +26,7 @@ from edgelora.errors import (
     Unsigned,
     Yanked,
 )
-from edgelora.freshness import is_pinned, pin_root, require_extra, state_folder
+from edgelora.freshness import pin_namespace, pin_root, require_extra, state_folder, states_of
 from edgelora.freshness.authoring import Statements
 from edgelora.locations import home
 from edgelora.store import DirectoryStore
@@ -103,7 +104,7 @@ def test_a_mirror_that_proves_itself_is_pulled_from(mirror: Mirror, old: Path) -
 def test_a_store_that_nobody_pinned_proves_nothing(tmp_path: Path) -> None:
     mirror = Mirror(tmp_path / "free")
     shutil.rmtree(mirror.root / "tuf")
-    assert mirror.pull() == "acme/decimals@1.0.0" and not is_pinned(mirror.store.address)
+    assert mirror.pull() == "acme/decimals@1.0.0" and states_of(mirror.store.address, "acme") == []
 
 
 def test_going_back_as_a_whole_is_a_rollback(mirror: Mirror, old: Path) -> None:
@@ -278,6 +279,27 @@ def test_another_name_of_a_pinned_mirror_proves_no_less(mirror: Mirror, tmp_path
     for name in ("link", "folder/link/mirror", "folder/../mirror"):
         with pytest.raises(Freeze, match="does not show its signed metadata"):
             pull("acme/decimals", str(tmp_path / name))
+
+
+def test_a_copy_of_a_mirror_whose_namespace_is_pinned_proves_no_less(
+    mirror: Mirror, old: Path, tmp_path: Path
+) -> None:
+    """What one copy has shown, no other may fall behind."""
+    pin_namespace("acme", mirror.root / "tuf/1.root.json")
+    assert mirror.pull() == "acme/decimals@1.1.0"
+    forget_releases()
+    with pytest.raises(Rollback, match="older than what was seen before"):
+        pull("acme/decimals", str(old))
+    push(write_adapter(tmp_path / "f", seed=99), "acme/decimals@9.0.0", to=str(tmp_path / "free"))
+    with pytest.raises(Freeze, match="does not show its signed metadata"):
+        pull("acme/decimals", str(tmp_path / "free"))
+    push(write_adapter(tmp_path / "g", name="bob/x"), "bob/x@1.0.0", to=str(tmp_path / "free"))
+    assert pull("bob/x", str(tmp_path / "free")).reference == "bob/x@1.0.0"
+    copy = tmp_path / "copy"
+    shutil.copytree(mirror.root, copy)
+    assert pull("acme/decimals", str(copy)).reference == "acme/decimals@1.1.0"
+    with pytest.raises(ReferenceFormError):
+        pin_namespace("../acme", mirror.root / "tuf/1.root.json")
 
 
 def test_a_yank_without_a_reason_is_a_yank(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
