@@ -225,7 +225,7 @@ def test_pages_have_their_time_together(patience: Callable[..., None]) -> None:
 
 
 def test_a_file_that_drips_is_left_and_what_came_is_kept(patience: Callable[..., None]) -> None:
-    patience(window_s=0.3, window_bytes=1000)
+    patience(window_s=1.0, window_bytes=1000)
     server = RawServer(lambda connection, _: server.drip(connection, DRIPPING["a body"]()))
     with server, RemoteFile(reader_of(server), "x", size=1_000_000) as file:
         came = b""
@@ -236,7 +236,7 @@ def test_a_file_that_drips_is_left_and_what_came_is_kept(patience: Callable[...,
 
 
 def test_a_file_that_comes_in_a_byte_for_each_connection_is_left(patience: Callable[..., None]) -> None:
-    patience(window_s=0.3, window_bytes=10_000)
+    patience(window_s=1.0, window_bytes=10_000)
 
     def one_byte(connection: object, head: str) -> None:
         start = int(head.partition("bytes=")[2].partition("-")[0] or 0)
