@@ -62,3 +62,13 @@ def test_a_signed_bundle_shows_who_signed_and_an_unsigned_one_exits_6(edgelora, 
     assert edgelora("bundles", "import", "signed", "--require-signature").exit_code == 6
     ran = edgelora("bundles", "import", bundle, "--require-signature")
     assert ran.exit_code == 6 and "error[unsigned]: the bundle is not signed" in ran.err
+
+
+def test_a_yank_on_nobodys_word_is_told_and_not_done(edgelora, bundle):
+    edgelora("bundles", "import", bundle)
+    edgelora("yank", "acme/decimals@1.0.0", "--from", "./elsewhere", "--reason", "answers 9.11 again")
+    edgelora("bundles", "create", "yanked", "acme/decimals@1.0.0", "--from", "./elsewhere")
+    ran = edgelora("bundles", "import", "yanked", "--json")
+    assert ran.document["yanks_ignored"] == {"acme/decimals@1.0.0": "answers 9.11 again"}, ran.err
+    assert "warning: the bundle says that acme/decimals@1.0.0 was yanked" in ran.err
+    assert edgelora("pull", "acme/decimals").exit_code == 0

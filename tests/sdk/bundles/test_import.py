@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from adapter_folders import write_adapter
+from loopback_hub import LoopbackHub
 from signers import ed25519, pinned, policy, signed_adapter
 
 from edgelora import micro
@@ -239,3 +240,12 @@ def test_signatures_that_the_store_has_stay(tmp_path: Path) -> None:
     data = read_signature(store, store.resolve(parse_reference("alice/decimals"))) or b""
     assert all(key.public.fingerprint.encode() in data for key in (ONE, TWO))
     assert import_bundle(made, str(tmp_path / "mine")).reused == ("alice/decimals@1.0.0",)
+
+
+def test_several_versions_go_into_a_hub(tmp_path: Path, hub: LoopbackHub) -> None:
+    for name in ("alice/aa", "alice/bb"):
+        push(write_adapter(tmp_path / name, name=name), name, to=str(tmp_path / "m"))
+    made = create_bundle(tmp_path / "b", ["alice/aa", "alice/bb"], source=str(tmp_path / "m")).path
+    assert import_bundle(made, hub.url).adapters == ("alice/aa@1.0.0", "alice/bb@1.0.0")
+    assert import_bundle(made, hub.url).reused == ("alice/aa@1.0.0", "alice/bb@1.0.0")
+    assert pull("alice/bb", hub.url).reference == "alice/bb@1.0.0"
