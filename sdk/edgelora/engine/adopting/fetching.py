@@ -31,7 +31,7 @@ from edgelora.errors import (
     StoreUnreachable,
     UnsafeFile,
 )
-from edgelora.files import exclusive_lock, make_dirs, publish_directory
+from edgelora.files import exclusive_lock, make_dirs, publish_directory, require_space
 from edgelora.locations import cache_dir
 from edgelora.manifest import FileEntry
 from edgelora.manifest.tree import media_type_of, role_of
@@ -138,7 +138,9 @@ def _gather(reader: HubRepository, commit: str, tree: Mapping[str, TreeFile], fo
     staging = Staging(folder, entries)
     try:
         take_cached(staging)
-        _refuse_too_big(staging, folder)
+        missing_bytes = sum(entry.size for entry in staging.missing()) - staging.begun_bytes()
+        fix = "free space there, or let EDGELORA_HOME name a folder on another disk"
+        require_space(folder, missing_bytes + _SPARE_BYTES, fix=fix)
         for entry in staging.missing():
             if entry.path in short:
                 staging.fetch(entry, partial(_open_bytes, short[entry.path]))
@@ -169,13 +171,3 @@ def _read(reader: HubRepository, commit: str, path: str, size: int) -> bytes:
             return b"".join(iter(source.read, b""))
     except SourceChanged as error:
         raise DigestMismatch(f"{path} changed while it was fetched", fix="repeat the command") from error
-
-
-def _refuse_too_big(staging: Staging, folder: Path) -> None:
-    needed = sum(entry.size for entry in staging.missing()) - staging.begun_bytes() + _SPARE_BYTES
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DiskFull(
-            f"the adapter needs {needed} bytes, and {free} are free on the disk of {folder.parent}",
-            fix="free space there, or let EDGELORA_HOME name a folder on another disk",
-        )
