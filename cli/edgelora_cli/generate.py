@@ -51,13 +51,12 @@ def generate(
     from edgelora_cli.models import bare_plan, open_base, open_for_task, use_threads
 
     use_threads(threads)
-    registry = Registry.discover()
     if adapter is None:
         if task is not None:
             raise click.UsageError("--task is of an adapter: name it with --adapter")
-        opened = open_base(bare_plan(base or "micro", registry))
+        opened = open_base(bare_plan(base or "micro", Registry.discover()))
     else:
-        opened = open_for_task(adapter, registry, base=base, task=task)
+        opened = open_for_task(adapter, base=base, task=task)
     answers = answer(opened, asked, max_new_tokens=max_new_tokens, raw=raw)
     document = {
         "base": opened.base,

@@ -36,11 +36,10 @@ def merge(
 
     from edgelora.engine.apply import load_adapted
     from edgelora.engine.merge import merge as fold
-    from edgelora.registry import Registry
     from edgelora_cli.models import use_threads
 
     use_threads(threads)
-    adapted = load_adapted(adapter, Registry.discover(), base=base, dtype="float32")
+    adapted = load_adapted(adapter, base=base, dtype="float32")
     adapted.route(task)
     merged = fold(adapted, out.absolute(), getattr(torch, dtype))
     document = {

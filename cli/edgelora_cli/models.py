@@ -72,7 +72,7 @@ def open_adapted(
     return _opened(found)
 
 
-def open_for_task(adapter: str, registry: Registry, *, base: str | None, task: str | None) -> OpenModel:
+def open_for_task(adapter: str, *, base: str | None, task: str | None) -> OpenModel:
     """An adapter on its base, ready to answer prompts of ``task``; None where it tells no tasks apart.
 
     Raises:
@@ -80,7 +80,7 @@ def open_for_task(adapter: str, registry: Registry, *, base: str | None, task: s
     """
     from edgelora.engine.apply import load_adapted
 
-    found = load_adapted(adapter, registry, base=base)
+    found = load_adapted(adapter, base=base)
     found.route(task)
     return _opened(found)
 

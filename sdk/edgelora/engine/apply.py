@@ -28,6 +28,7 @@ from edgelora.errors import (
 )
 from edgelora.layers import FrozenLinear
 from edgelora.manifest import Base, Manifest
+from edgelora.manifest.base_files import check_base_unchanged, state_of_base
 from edgelora.manifest.base_identity import identify_base
 from edgelora.manifest.base_match import check_base
 from edgelora.plan import Plan
@@ -74,7 +75,7 @@ class Adapted:
 
 def load_adapted(
     reference: str,
-    registry: Registry,
+    registry: Registry | None = None,
     *,
     base: str | None = None,
     revision: str | None = None,
@@ -85,7 +86,7 @@ def load_adapted(
 
     Args:
         reference: An adapter directory, a pulled adapter, or a reference into a store.
-        registry: The installed plugins.
+        registry: The installed plugins; where left out they are imported once the adapter may be trusted.
         base: Folder or Hub id of the base; by default the one the manifest names, or the folder where a base
             with the same weights was last trained on.
         revision: Of ``base``, where that is a Hub id.
@@ -94,6 +95,7 @@ def load_adapted(
 
     Raises:
         WrongBase: The base's weights or tokenizer are not those the adapter was trained on.
+        ModelError: The base cannot be loaded, or was changed after it had been identified.
         PluginMissing: A part of the adapter is not installed.
         TensorsMismatch: The adapter's tensors do not fit.
         NoEffect: The adapter changes nothing.
@@ -101,17 +103,20 @@ def load_adapted(
     folder = locate_adapter(reference)
     manifest = check_trusted(folder)
     place = _find_base(manifest.base, base, revision)
-    plan = plan_of(manifest, registry, base=str(place), dtype=dtype)
+    plan = plan_of(manifest, registry or Registry.discover(), base=str(place), dtype=dtype)
+    state = state_of_base(place)
     check_base(manifest.base, identify_base(place), str(place))
-    model = load_base(plan, device)
+    model, tokenizer = load_base(plan, device), load_tokenizer(place)
+    check_base_unchanged(place, state)
     layers = _put_on(model, folder, manifest, plan)
-    return Adapted(model, load_tokenizer(place), layers, manifest, plan)
+    return Adapted(model, tokenizer, layers, manifest, plan)
 
 
 def apply(model: Any, reference: str, registry: Registry | None = None) -> dict[str, nn.Module]:
     """Apply an adapter to a model that ``from_pretrained`` loaded from a local folder.
 
-    Linears are quantized in place where the adapter was trained over a quantized base.
+    Linears are quantized in place where the adapter was trained over a quantized base. What is identified is
+    that folder: that the model still is what it holds is the caller's word.
 
     Returns:
         The adapted layers by site name.

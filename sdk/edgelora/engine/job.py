@@ -29,6 +29,7 @@ from edgelora.engine.run_folder import RunFolder
 from edgelora.engine.source import SourceWeights
 from edgelora.errors import PlanError, ResumeMismatch
 from edgelora.manifest import MANIFEST_NAME, Base, Manifest, read_manifest
+from edgelora.manifest.base_files import check_base_unchanged, state_of_base
 from edgelora.manifest.base_identity import identify_base
 from edgelora.plan import Plan
 from edgelora.protocols import Measurement
@@ -88,6 +89,7 @@ class Job:
         settings = self.plan.recipe.train
         self.conditions = fix_conditions(settings, self.accelerator.device, self.accelerator.num_processes)
         named = "micro" if self.plan.recipe.base == "micro" else None
+        self.base_state = state_of_base(self.place)
         self.identity = identify_base(self.place, repo=named)
         checkpoint = None
         if resume:
@@ -118,9 +120,10 @@ class Job:
         return dataset
 
     def load_base(self) -> Any:
-        """The frozen base, quantized as it is read."""
+        """The frozen base, quantized as it is read; refused if it changed since it was identified."""
         self.reporter.message(f"loading base {self.plan.recipe.base}")
         model = base.load_base(self.plan, self.accelerator.device)
+        check_base_unchanged(self.place, self.base_state)
         if self.plan.recipe.train.gradient_checkpointing:
             with warnings.catch_warnings():  # renamed in transformers 5.2x; the old name lives until 6
                 warnings.simplefilter("ignore", FutureWarning)
@@ -138,6 +141,7 @@ class Job:
         """Adapt the model; the seed is set before the adapter draws its start."""
         seed_everything(self.plan.recipe.train.seed, step=-1)
         layers = inject.inject(model, self.plan, self.adapter, SourceWeights(self.place))
+        check_base_unchanged(self.place, self.base_state)
         count = sum(parameter.numel() for parameter in inject.trainable_parameters(layers).values())
         self.trainable = count
         self.reporter.message(f"{len(layers)} linears adapted, {count:,} trainable parameters")

@@ -20,6 +20,7 @@ from edgelora.plan.choice import choose_part
 from edgelora.recipe import make_recipe
 from edgelora.registry import Registry
 from edgelora.registry.status import FoundDerivative
+from edgelora.registry.wheel import wheel_digest
 
 
 def plan_of(manifest: Manifest, registry: Registry, *, base: str, dtype: str) -> Plan:
@@ -48,9 +49,18 @@ def plan_of(manifest: Manifest, registry: Registry, *, base: str, dtype: str) ->
     }
     plan = (_plain_plan if is_plain_lora(component) else _whole_plan)(component, surroundings, registry)
     # Last, for what does not load has a cause to tell; here the version or the distribution is another one.
-    ready = [plugin for plugin in registry.plugins if plugin.state == "ready"]
+    named = component.derivative.plugin
     check_plugins(
-        manifest, {plugin.name: InstalledPlugin(plugin.distribution, plugin.version) for plugin in ready}
+        manifest,
+        {
+            plugin.name: InstalledPlugin(
+                plugin.distribution,
+                plugin.version,
+                wheel_digest(plugin.distribution) if named and plugin.name == named.name else None,
+            )
+            for plugin in registry.plugins
+            if plugin.state == "ready"
+        },
     )
     return plan
 

@@ -1,8 +1,11 @@
-"""Digests of big files, remembered while the file's device, inode, size and mtime stay the same.
+"""Digests of big files, remembered while the file's device, inode, size, mtime and ctime stay the same.
+
+Anybody may set an mtime back; a ctime is set by the kernel at every change of content or inode, so who forges
+one can also write to the disk below the file system. A new link or mode costs a new hash.
 
 The cache saves time and decides nothing else: a record that is missing, damaged or unwritable costs a new
 hash. A file changed within the last two seconds is not remembered, for a second change of the same size
-could leave its mtime as it is.
+could leave its times as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from edgelora.files import atomic_write
 from edgelora.locations import cache_dir
 
 _SETTLED_NS = 2_000_000_000
-_FORM = 1
+_FORM = 2
 
 
 class DigestCache:
@@ -30,8 +33,11 @@ class DigestCache:
     """
 
     def __init__(self, status: os.stat_result) -> None:
-        self._key = [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
-        self._is_settled = time.time_ns() - status.st_mtime_ns > _SETTLED_NS
+        changed_ns = max(status.st_mtime_ns, status.st_ctime_ns)
+        self._key = [
+            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        ]  # fmt: skip
+        self._is_settled = time.time_ns() - changed_ns > _SETTLED_NS
 
     @property
     def path(self) -> Path:

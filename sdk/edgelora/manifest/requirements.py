@@ -17,6 +17,8 @@ class InstalledPlugin:
 
     distribution: str
     version: str
+    wheel_digest: str | None = None
+    """Of the wheel it was installed from, where that is known."""
 
 
 def check_plugins(manifest: Manifest, installed: Mapping[str, InstalledPlugin]) -> None:
@@ -27,8 +29,9 @@ def check_plugins(manifest: Manifest, installed: Mapping[str, InstalledPlugin]) 
         installed: The plugins that are ready, by name.
 
     Raises:
-        PluginMissing: A plugin is not there, comes from another distribution, or is of another version than
-            the manifest accepts. Names what to install; nothing is ever installed on its word.
+        PluginMissing: A plugin is not there, comes from another distribution, is of another version than the
+            manifest accepts, or was installed from another wheel than it names. Names what to install;
+            nothing is ever installed on its word.
     """
     from packaging.specifiers import SpecifierSet
 
@@ -47,6 +50,12 @@ def check_plugins(manifest: Manifest, installed: Mapping[str, InstalledPlugin]) 
                     f"the adapter needs plugin {wanted.name!r} of {wanted.distribution}{range_}, "
                     f"and {found.version} is installed",
                     fix=f"pip install '{wanted.distribution}{range_}'",
+                )
+            if wanted.wheel_digest and found.wheel_digest not in (None, wanted.wheel_digest):
+                raise PluginMissing(
+                    f"the adapter needs plugin {wanted.name!r} from the wheel {wanted.wheel_digest}, "
+                    f"and {wanted.distribution} was installed from {found.wheel_digest}",
+                    fix="install that wheel, if you trust it, or ask the adapter's publisher",
                 )
 
 

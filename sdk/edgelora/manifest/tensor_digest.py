@@ -1,7 +1,7 @@
 """Digests of weights files: of each file, of each tensor, and of all tensors however they are split.
 
 A file is read once, in pieces; its own digest and those of its tensors come from the same pass. They are
-cached by (device, inode, size, mtime), so an unchanged base is hashed once per machine.
+cached by (device, inode, size, mtime, ctime), so an unchanged base is hashed once per machine.
 """
 
 from __future__ import annotations
@@ -96,7 +96,11 @@ def hash_weights(path: Path, *, rehash: bool = False) -> HashedFile:
             after = os.fstat(file.fileno())
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}", fix="make it a readable file") from error
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    if (before.st_size, before.st_mtime_ns, before.st_ctime_ns) != (
+        after.st_size,
+        after.st_mtime_ns,
+        after.st_ctime_ns,
+    ):
         raise ModelError(f"{path} changed while it was read", fix="wait for its writer, then repeat")
     cache.write(_for_cache(hashed))
     return hashed

@@ -102,18 +102,44 @@ def test_a_skipped_module_that_is_none_is_refused(plan):
     assert caught.value.fix == "did you mean 'down_proj'?"
 
 
-def test_code_in_a_base_never_runs_and_nobody_is_asked(plan, tiny_base, tmp_path, monkeypatch):
-    folder = shutil.copytree(tiny_base, tmp_path / "evil")
-    config = json.loads((folder / "config.json").read_text())
-    config |= {
-        "model_type": "evil",
-        "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.M"},
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+AUTO_MAP = {
+    "AutoConfig": "evil.Config",
+    "AutoModelForCausalLM": "evil.M",
+    "AutoTokenizer": ["evil.T", "evil.T"],
+}
+
+
+@pytest.fixture
+def evil(tiny_base, tmp_path, monkeypatch):
+    """A function that makes a base whose configurations bring code, and say that it is to be trusted."""
     monkeypatch.setattr("builtins.input", lambda *_: "y")
+
+    def make(**config):
+        folder = shutil.copytree(tiny_base, tmp_path / "evil")
+        for name in ("config.json", "tokenizer_config.json"):
+            document = json.loads((folder / name).read_text()) | {
+                "auto_map": AUTO_MAP,
+                "trust_remote_code": True,
+            }
+            (folder / name).write_text(json.dumps(document | (config if name == "config.json" else {})))
+        (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+        return folder
+
+    return make
+
+
+def test_code_in_a_base_of_an_unknown_type_never_runs_and_nobody_is_asked(plan, evil, tmp_path):
+    folder = evil(model_type="evil")
     with pytest.raises(ModelError):
         load_base(plan(base=str(folder)))
+    load_tokenizer(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_in_a_base_of_a_known_type_is_passed_over(plan, evil, tiny_base, tmp_path):
+    folder = evil()
+    model = load_base(plan(base=str(folder)))
+    assert torch.equal(model(PROBE).logits, AutoModelForCausalLM.from_pretrained(tiny_base)(PROBE).logits)
     load_tokenizer(folder)
     assert not (tmp_path / "ran").exists()
 

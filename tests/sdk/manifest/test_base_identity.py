@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save
 
 from edgelora.errors import MissingFile, ModelError, TensorFileError
-from edgelora.manifest import Base
+from edgelora.manifest import Base, digest_cache
 from edgelora.manifest.base_identity import identify_base
 
 LONG_AGO_NS = time.time_ns() - 3_600_000_000_000
@@ -119,25 +119,49 @@ def test_snapshot_of_the_hub_cache_gives_its_repository_and_commit(folder: Path,
     assert base.tensors_digest == identify_base(folder).tensors_digest
 
 
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file counts as written long ago: nobody but the kernel sets a ctime."""
+    monkeypatch.setattr(digest_cache, "_SETTLED_NS", -(10**15))
+
+
+@pytest.mark.usefixtures("settled")
 def test_unchanged_file_is_hashed_once_and_rehash_looks_again(folder: Path, private_home: Path) -> None:
-    weights = folder / "model.safetensors"
     before = identify_base(folder)
-    assert list((private_home / "cache" / "digests").glob("*.json"))
+    record = next((private_home / "cache" / "digests").glob("*.json"))
+    forged = json.loads(record.read_text())
+    forged["digests"]["sha256"] = "f" * 64
+    record.write_text(json.dumps(forged))
+    assert identify_base(folder).weights[0].sha256 == "f" * 64
+    assert identify_base(folder, rehash=True) == before
+    assert identify_base(folder) == before
+
+
+@pytest.mark.usefixtures("settled")
+def test_weights_changed_in_place_with_their_mtime_put_back_are_found(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    before, status = identify_base(folder), weights.stat()
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
-    # The same inode, size and mtime: only a forger does this, and rehash finds it.
     with weights.open("r+b") as file:
         file.write(data)
-    os.utime(weights, ns=(LONG_AGO_NS, LONG_AGO_NS))
-    assert identify_base(folder) == before
-    assert identify_base(folder, rehash=True).tensors_digest != before.tensors_digest
+    after = status
+    while after.st_ctime_ns == status.st_ctime_ns:  # The kernel's clock for files may tick every 10 ms.
+        os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+        after = weights.stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+    )
     assert identify_base(folder).tensors_digest != before.tensors_digest
 
 
+@pytest.mark.usefixtures("settled")
 def test_new_mtime_or_damaged_cache_means_a_new_hash(folder: Path, private_home: Path) -> None:
     before = identify_base(folder)
     for record in (private_home / "cache" / "digests").iterdir():
-        record.write_text('{"form": 1, "digests": {"sha256": 1}}')
+        record.write_text('{"form": 2, "digests": {"sha256": 1}}')
     assert identify_base(folder) == before
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-1] ^= 1
@@ -146,7 +170,7 @@ def test_new_mtime_or_damaged_cache_means_a_new_hash(folder: Path, private_home:
 
 
 def test_file_that_was_just_written_is_not_remembered(folder: Path, private_home: Path) -> None:
-    os.utime(folder / "model.safetensors")
+    assert (folder / "model.safetensors").stat().st_mtime_ns == LONG_AGO_NS, "its mtime says otherwise"
     identify_base(folder)
     assert not (private_home / "cache" / "digests").exists()
 

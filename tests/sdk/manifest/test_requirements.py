@@ -52,6 +52,21 @@ def test_missing_plugin_is_left_for_a_person_to_install(installed: dict) -> None
     assert caught.value.fix.startswith("if you trust it: pip install")
 
 
+def naming_a_wheel() -> Adapter:
+    plugin = PluginRef(name="acme", distribution="acme-lora", wheel_digest="sha256:" + "a" * 64)
+    derivative = DerivativeRef(name="hexlora", plugin=plugin)
+    return Adapter(component().model_copy(update={"derivative": derivative}))
+
+
+def test_plugin_from_another_wheel_is_refused_where_that_is_known() -> None:
+    with pytest.raises(PluginMissing, match="acme-lora was installed from sha256:bbb") as caught:
+        other = InstalledPlugin("acme-lora", "1.2.0", "sha256:" + "b" * 64)
+        check_plugins(naming_a_wheel(), {"acme": other})
+    assert caught.value.fix.startswith("install that wheel, if you trust it")
+    check_plugins(naming_a_wheel(), {"acme": InstalledPlugin("acme-lora", "1.2.0", "sha256:" + "a" * 64)})
+    check_plugins(naming_a_wheel(), ACME)
+
+
 def test_plain_lora_needs_no_plugin() -> None:
     check_plugins(Adapter(component(PLAIN)), {})
     with pytest.raises(PluginMissing):

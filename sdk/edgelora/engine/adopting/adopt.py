@@ -27,6 +27,7 @@ from edgelora.engine.known_bases import remember_base
 from edgelora.errors import BaseNotFound, NoEffect, NotAdoptable, OptionsError, TargetExists
 from edgelora.files import disk_full_is_an_error, make_dirs, publish_directory
 from edgelora.manifest import MANIFEST_NAME, UNPUBLISHED, Manifest
+from edgelora.manifest.base_files import check_base_unchanged, state_of_base
 from edgelora.manifest.base_identity import identify_base
 from edgelora.plan import make_plan
 from edgelora.recipe import make_recipe
@@ -92,6 +93,7 @@ def adopt(
     source = read_source(folder)
     check_settings(source.kind, source.config)
     place = _base_of(source, base)
+    state = state_of_base(place)
     # On the CPU, where the adapter's tensors are read: its decompositions differ from device to device.
     model = load_base(make_plan(_recipe(place), registry), torch.device("cpu"))
     linears = plain_linears(model)
@@ -104,6 +106,7 @@ def adopt(
     difference = _compare(source, before, expected, probe_logits(model))
     repo = base if base is not None else source.config["base_model_name_or_path"]
     described = identify_base(place, repo=repo if _is_name(repo) else None)
+    check_base_unchanged(place, state)
     adoption = Adoption(source, converted, plan, described, reference, spdx or source.license())
     _publish(model, adoption, out)
     remember_base(described, place)
