@@ -150,3 +150,9 @@ def test_a_moment_of_another_form_is_told_its_form(edgelora, adapter, moment):
     edgelora("keys", "new", "ops")
     ran = edgelora("sign", adapter, "--as", "acme/a@1.0.0", "--expires", moment, "--key", "ops")
     assert ran.exit_code == 2 and "write it as 2027-06-30T00:00:00Z" in ran.err
+
+
+def test_a_store_that_is_no_directory_cannot_be_held_to_metadata(edgelora, tmp_path):
+    (tmp_path / "1.root.json").write_text("{}")
+    ran = edgelora("tuf", "trust", "http://127.0.0.1:9", str(tmp_path / "1.root.json"))
+    assert ran.exit_code == 3 and "from directories only" in ran.err

@@ -7,7 +7,7 @@ import importlib.util
 from pathlib import Path
 
 from edgelora.confined import read_regular
-from edgelora.errors import DependencyMissing, MissingFile
+from edgelora.errors import DependencyMissing, MissingFile, StoreError
 from edgelora.files import atomic_write
 from edgelora.locations import home
 from edgelora.manifest import Manifest
@@ -49,8 +49,14 @@ def pin_root(address: str, file: Path) -> Path:
     Raises:
         MissingFile: There is no such file.
         SignatureInvalid: It is no root, or not signed by its own keys.
+        StoreError: The store is no directory; metadata of others cannot be read yet.
         DependencyMissing: The extra is not installed.
     """
+    if not address.startswith("file://"):
+        raise StoreError(
+            f"{address} cannot be held to signed metadata: it is read from directories only",
+            fix="pin the root for a directory mirror, or pin signing keys instead: edgelora keys trust",
+        )
     return _pin(state_folder(address), file)
 
 

@@ -24,6 +24,7 @@ from edgelora.errors import (
     TargetExists,
     TensorsMismatch,
     UnsafeFile,
+    WrongBase,
 )
 from edgelora.verify import verify
 
@@ -267,6 +268,17 @@ def test_a_pickle_is_refused_with_the_way_out(source, registry, tmp_path):
     assert "safe_serialization=True" in caught.value.fix
 
 
+def test_another_base_than_the_one_that_is_named_and_here_is_refused(source, registry, tmp_path, tiny_base):
+    save_tokenizer(tmp_path / "other")
+    save_llama(tmp_path / "other", seed=1)
+    with pytest.raises(WrongBase, match=r"names the base .* whose weights have the digest") as caught:
+        adopt(source, registry, tmp_path / "out", base=str(tmp_path / "other"))
+    assert caught.value.fix.startswith("leave --base out")
+    # Where the named one is nowhere, the user's word is all there is.
+    configured(source, base_model_name_or_path="/nowhere/at/all")
+    assert adopt(source, registry, tmp_path / "out", base=str(tiny_base)).manifest.base.tensors_digest
+
+
 def test_an_adapter_without_an_effect_is_refused(source, registry, tmp_path):
     weights = source / "adapter_model.safetensors"
     save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(weights).items()}, weights)
@@ -286,6 +298,7 @@ def test_a_base_that_is_not_here_is_asked_for(source, tiny_base, registry, tmp_p
 
 def test_another_base_is_refused_where_shapes_differ(source, registry, tmp_path):
     save_llama(tmp_path / "other", hidden_size=32)
+    configured(source, base_model_name_or_path="/nowhere/at/all")
     with pytest.raises(TensorsMismatch, match="make a product of") as caught:
         adopt(source, registry, tmp_path / "out", base=str(tmp_path / "other"))
     assert "--base" in caught.value.fix

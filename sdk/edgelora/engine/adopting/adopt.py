@@ -24,7 +24,15 @@ from edgelora.engine.apply import load_tensors, probe_logits
 from edgelora.engine.base import load_base, locate_base
 from edgelora.engine.inject import inject, plain_linears
 from edgelora.engine.known_bases import remember_base
-from edgelora.errors import BaseNotFound, NoEffect, NotAdoptable, OptionsError, TargetExists
+from edgelora.errors import (
+    BaseNotFound,
+    EdgeloraError,
+    NoEffect,
+    NotAdoptable,
+    OptionsError,
+    TargetExists,
+    WrongBase,
+)
 from edgelora.files import disk_full_is_an_error, make_dirs, publish_directory
 from edgelora.manifest import MANIFEST_NAME, UNPUBLISHED, Manifest
 from edgelora.manifest.base_files import check_base_unchanged, state_of_base
@@ -79,6 +87,7 @@ def adopt(
         NoEffect: It changes nothing.
         UnsafeFile: Its weights are a pickle.
         BaseNotFound: The base is not on this machine.
+        WrongBase: ``base`` has other weights than the base that the configuration names, which is here too.
         TargetExists: There is something at ``out``.
     """
     if out.exists() or out.is_symlink():
@@ -139,7 +148,9 @@ def _base_of(source: PeftSource, given: str | None) -> Path:
     if given is None and (not isinstance(named, str) or not named):
         raise BaseNotFound(f"{source.folder} does not name its base model", fix="name it: --base FOLDER")
     if given is not None:
-        return locate_base(given)
+        place = locate_base(given)
+        _check_given(source, place)
+        return place
     revision = source.config.get("revision")
     if not str(named).isprintable():
         raise _no_base(source, named)
@@ -148,6 +159,23 @@ def _base_of(source: PeftSource, given: str | None) -> Path:
     # RuntimeError: it begins with the home of a user who is not there.
     except (OSError, ValueError, RuntimeError) as error:
         raise _no_base(source, named) from error
+
+
+def _check_given(source: PeftSource, place: Path) -> None:
+    """Refuse a base that the user names where the one the configuration names is here and is another."""
+    try:
+        named = _base_of(source, None)
+    except EdgeloraError:
+        return
+    if named.resolve() == place.resolve():
+        return
+    own, given = identify_base(named).tensors_digest, identify_base(place).tensors_digest
+    if own != given:
+        raise WrongBase(
+            f"{source.folder} names the base {named}, whose weights have the digest {own}; those of {place} "
+            f"have {given}",
+            fix="leave --base out, or correct base_model_name_or_path in its adapter_config.json",
+        )
 
 
 def _no_base(source: PeftSource, named: Any) -> BaseNotFound:

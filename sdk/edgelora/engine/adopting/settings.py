@@ -32,6 +32,10 @@ REASONS = {
 }
 """Why an adapter of a kind cannot be adopted."""
 
+_WITHOUT_WEIGHTS = {
+    "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE", "ADAPTION_PROMPT",
+}  # fmt: skip
+
 # What a configuration says of the adapter's making, its place, or of loading: nothing of what it computes.
 _OF_NO_EFFECT = {
     "auto_mapping", "base_model_name_or_path", "beta1", "beta2", "d_initial", "decompose_both",
@@ -102,10 +106,13 @@ def check_settings(kind: str, config: Mapping[str, Any]) -> None:
 
 def refused(kind: str, reason: str, *, fix: str | None = None) -> NotAdoptable:
     """The error for an adapter that cannot be adopted."""
-    return NotAdoptable(
-        f"this adapter of PEFT's type {kind} cannot be adopted: {reason}",
-        fix=fix or "merge it into its base with PEFT (merge_and_unload) and use the result as a base model",
-    )
+    if fix is None:
+        fix = (
+            "use it with PEFT: what it adds are no weights that could be merged"
+            if kind in _WITHOUT_WEIGHTS
+            else "merge it into its base with PEFT (merge_and_unload) and use the result as a base model"
+        )
+    return NotAdoptable(f"this adapter of PEFT's type {kind} cannot be adopted: {reason}", fix=fix)
 
 
 def shown(value: Any) -> str:
