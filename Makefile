@@ -7,6 +7,7 @@ PLATFORM ?= linux-$(shell uname -m)
 EXTRA ?= train
 KIT ?= offline-kit
 SEEDS ?= 3
+JOBS ?= 2
 SECONDS ?= 600
 
 VENV := .venv
@@ -22,7 +23,7 @@ export PYTHONNOUSERSITE := 1
 
 help:
 	@echo "make quickstart    the whole job on the built-in model, offline once installed (DERIVATIVE=qlora)"
-	@echo "make test          the test suite"
+	@echo "make test          the test suite, JOBS=2 files at a time"
 	@echo "make lint          ruff and mypy"
 	@echo "make acceptance    slow checks: kill rounds, three seeds"
 	@echo "make fuzz          SECONDS=600 per target: broken manifests, weights, …"
@@ -44,7 +45,7 @@ quickstart: $(READY)
 	$(BIN)/edgelora quickstart $(if $(DERIVATIVE),--derivative $(DERIVATIVE))
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not acceptance'
+	$(BIN)/python -m pytest -m 'not acceptance' -n $(JOBS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check $(SOURCES)

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -287,8 +288,16 @@ def test_a_server_that_is_not_there_is_told_as_such(hub: LoopbackHub) -> None:
         pull("alice/decimals", hub.url)
 
 
+@pytest.fixture
+def keyboard() -> Iterator[None]:
+    """SIGINT interrupts, also where whoever started the tests has it ignored, as for a job in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_the_keyboard_stops_a_pull_though_the_server_stalls(
-    published: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+    published: LoopbackHub, monkeypatch: pytest.MonkeyPatch, keyboard: None
 ) -> None:
     monkeypatch.setattr(http_reading, "PATIENCE", Patience(timeout_s=60.0))
     goes_on = threading.Event()
