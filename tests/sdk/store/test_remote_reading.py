@@ -290,7 +290,7 @@ def test_a_server_that_is_not_there_is_told_as_such(hub: LoopbackHub) -> None:
 
 @pytest.fixture
 def keyboard() -> Iterator[None]:
-    """SIGINT interrupts, also where whoever started the tests has it ignored, as for a job in the background."""
+    """SIGINT interrupts, also where whoever started the tests has it ignored, as background jobs have."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
