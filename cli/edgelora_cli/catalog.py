@@ -136,6 +136,7 @@ def _describe(manifest: Manifest) -> str:
     identity, base = manifest.identity, manifest.base
     lines = [
         f"{identity.namespace}/{identity.name}@{identity.version}, made {identity.created_at}",
+        f"release   {_release(manifest)}",
         f"base      {base.repo} ({base.architecture})",
         f"          {base.tensors_digest}",
     ]
@@ -162,6 +163,14 @@ def _describe(manifest: Manifest) -> str:
         rows = [_measurement(entry) for entry in manifest.evaluation]
         lines += ["", table(("metric", "of", "value", "95 % interval", "n"), rows)]
     return "\n".join(lines)
+
+
+def _release(manifest: Manifest) -> str:
+    from edgelora.manifest import DEFAULT_CHANNEL
+
+    identity = manifest.identity
+    expiry = f", not to be pulled after {manifest.expires}" if manifest.expires else ""
+    return f"{identity.release_sequence} of channel {identity.channel or DEFAULT_CHANNEL}{expiry}"
 
 
 def _measurement(entry: Any) -> tuple[str, ...]:

@@ -156,3 +156,11 @@ def test_a_store_that_is_no_directory_cannot_be_held_to_metadata(edgelora, tmp_p
     (tmp_path / "1.root.json").write_text("{}")
     ran = edgelora("tuf", "trust", "http://127.0.0.1:9", str(tmp_path / "1.root.json"))
     assert ran.exit_code == 3 and "from directories only" in ran.err
+
+
+def test_show_tells_number_channel_and_expiry_of_a_release(edgelora, adapter):
+    edgelora("keys", "new", "ops")
+    choices = ("--sequence", "7", "--channel", "beta", "--expires", "2999-01-01T00:00:00Z")
+    assert edgelora("sign", adapter, "--as", "acme/a@1.0.0", *choices, "--key", "ops").exit_code == 0
+    shown = edgelora("show", adapter).out
+    assert "release   7 of channel beta, not to be pulled after 2999-01-01T00:00:00Z" in shown
