@@ -31,8 +31,7 @@ class DoraLinear(LowRankPair):
     def __init__(self, base: FrozenLinear, site: Site, *, dropout: float = 0.0) -> None:
         super().__init__(base, site, dropout=dropout)
         with torch.no_grad():
-            weight = base.dequantize(dtype=torch.float32)
-            squares = weight.square().sum(dim=1)
+            squares = torch.cat([some.square().sum(dim=1) for _, some in base.pieces(torch.float32)])
         self.register_buffer("base_squares", squares, persistent=False)
         self.lora_magnitude_vector = nn.Parameter(squares.sqrt())
         self._norm: tuple[Any, Tensor] | None = None
@@ -90,7 +89,7 @@ class DoraLinear(LowRankPair):
         return super().train(mode)
 
     def _row_norm(self, A: Tensor, B: Tensor) -> Tensor:
-        crossed = ((self.base.dequantize(dtype=torch.float32) @ A.T) * B).sum(dim=1)
+        crossed = torch.cat([some @ A.T for _, some in self.base.pieces(torch.float32)]).mul_(B).sum(dim=1)
         changed = ((B @ (A @ A.T)) * B).sum(dim=1)
         squares = self.base_squares + 2 * self.scaling * crossed + self.scaling**2 * changed
         return squares.clamp_min(SMALLEST_NORM**2).sqrt()

@@ -9,6 +9,9 @@ from edgelora.layers.nf4 import STATISTICS_BLOCK, FourBitLinear, FourBitQuantize
 from edgelora_plugins.irqlora.entropy import best_offsets
 from edgelora_plugins.irqlora.options import CalibrationOptions
 
+_PIECE = 1 << 20
+"""Weights that exist in float32 at the same time; a multiple of every block size."""
+
 
 class CalibratedLinear(FourBitLinear):
     """A `FourBitLinear` of w − τ, τ being one offset per block. IR-QLoRA, section 3.2.
@@ -17,20 +20,29 @@ class CalibratedLinear(FourBitLinear):
     the signed dynamic map, ``tau_scale`` float32 (⌈blocks / 256⌉,) what its end stands for.
     """
 
-    def dequantize(self, out: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        """W as codes and offsets give it, (out, in); see `edgelora.layers.FrozenLinear.dequantize`."""
-        weight = super().dequantize(dtype=torch.float32)
-        flat, tau = weight.view(-1), self.tau()
-        whole = flat.numel() // self.block_size * self.block_size
-        flat[:whole].view(-1, self.block_size).add_(tau[: whole // self.block_size, None])
-        if whole < flat.numel():
-            flat[whole:].add_(tau[-1])
-        return weight.to(dtype or self.dtype) if out is None else out.copy_(weight)
+    def decode(self, start: int, out: Tensor) -> None:
+        """Fill ``out`` with consecutive weights; see `edgelora.layers.nf4.FourBitLinear.decode`."""
+        if out.dtype == torch.float32:
+            super().decode(start, out)
+            self._add_offsets(start, out)
+            return
+        # Codes and offset are added in float32 and rounded once, piece by piece.
+        for place, piece in zip(range(start, start + len(out), _PIECE), out.split(_PIECE), strict=True):
+            self.decode(place, exact := torch.empty_like(piece, dtype=torch.float32))
+            piece.copy_(exact)
 
-    def tau(self) -> Tensor:
-        """The offset of each block, float32 (blocks,)."""
-        scales = self.tau_scale.repeat_interleave(STATISTICS_BLOCK)[: len(self.tau_codes)]
-        return dynamic_map(self.tau_codes.device)[self.tau_codes.long()] * scales
+    def tau(self, first: int = 0, last: int | None = None) -> Tensor:
+        """The offset of some blocks, float32; of all when left out."""
+        codes = self.tau_codes[first:last].long()
+        groups = torch.arange(first, first + len(codes), device=codes.device) // STATISTICS_BLOCK
+        return dynamic_map(codes.device)[codes] * self.tau_scale[groups]
+
+    def _add_offsets(self, start: int, out: Tensor) -> None:
+        size = self.block_size
+        tau = self.tau(start // size, -(-(start + len(out)) // size))
+        whole = len(out) // size
+        out[: whole * size].view(-1, size).add_(tau[:whole, None])
+        out[whole * size :].add_(tau[whole:])
 
 
 class CalibratedNormalFloat4(FourBitQuantizer):

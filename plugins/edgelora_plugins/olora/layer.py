@@ -25,10 +25,13 @@ class OloraLinear(LowRankLinear):
     def __init__(self, base: FrozenLinear, site: Site, *, dropout: float = 0.0) -> None:
         super().__init__(base, site, dropout=dropout)
         with torch.no_grad():
-            weight = base.dequantize(dtype=torch.float32)
             # The first r columns of Q are those of W's first r columns alone; R's rows follow from them.
-            Q, _ = torch.linalg.qr(weight[:, : site.rank])
-            self.lora_A.data = (Q.T @ weight).to(self.lora_A.device)
+            columns = [some[:, : site.rank].clone() for _, some in base.pieces(torch.float32)]
+            Q, _ = torch.linalg.qr(torch.cat(columns))
+            A = torch.zeros(site.rank, base.in_features, device=Q.device)
+            for rows, some in base.pieces(torch.float32):
+                A.addmm_(Q[rows].T, some)
+            self.lora_A.data = A.to(self.lora_A.device)
             self.lora_B.data = Q.contiguous().to(self.lora_B.device)
         self.register_buffer("start_A", self.lora_A.detach().clone())
         self.register_buffer("start_B", self.lora_B.detach().clone())

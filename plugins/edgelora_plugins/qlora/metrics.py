@@ -55,5 +55,9 @@ def _stored_bytes(linear: FrozenLinear) -> int:
 
 
 def _relative_error(linear: FrozenLinear, source: torch.Tensor) -> torch.Tensor:
-    weight = source.float()
-    return (linear.dequantize(dtype=torch.float32).cpu() - weight).norm() / weight.norm()
+    lost, whole = torch.zeros(2, dtype=torch.float64)
+    for rows, some in linear.pieces(torch.float32):
+        weight = source[rows].float()
+        lost += (some.cpu() - weight).norm().double().square()
+        whole += weight.norm().double().square()
+    return (lost / whole).sqrt()

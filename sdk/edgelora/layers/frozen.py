@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from edgelora.layers.scratch import scratch
+
+PIECE = 1 << 20
+"""Weights in a piece of `FrozenLinear.pieces`, as far as a row is not longer."""
 
 
 class FrozenLinear(nn.Linear):
@@ -49,12 +54,44 @@ class FrozenLinear(nn.Linear):
             return out.copy_(weight)
         return weight if dtype is None else weight.to(dtype)
 
+    def borrow(self, dtype: torch.dtype) -> Tensor:
+        """W in ``dtype``, (out, in), detached; to be read before the thread borrows again, never kept.
+
+        Unlike `dequantize` it takes no new memory for W on a CPU.
+        """
+        if self.weight is not None and self.weight.dtype == dtype:
+            return self.dequantize()
+        shape = (self.out_features, self.in_features)
+        return self.dequantize(out=scratch(shape, dtype, self._device))
+
+    def pieces(self, dtype: torch.dtype, size: int = PIECE) -> Iterator[tuple[slice, Tensor]]:
+        """W from top to bottom in blocks of rows, each to be read before the next, never kept.
+
+        Args:
+            dtype: Of the pieces.
+            size: At most so many weights in a piece, or one row; quantized layers that cannot be read from
+                the middle give larger ones.
+
+        Yields:
+            Which rows, and these, (rows, in), detached.
+        """
+        step = max(1, size // self.in_features)
+        whole = self.borrow(dtype) if self.weight is None else self.weight.detach()
+        for start in range(0, self.out_features, step):
+            rows = slice(start, start + step)
+            yield rows, whole[rows].to(dtype)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter([*self.parameters(), *self.buffers()])).device
+
 
 class QuantizedLinear(FrozenLinear):
     """A `FrozenLinear` that keeps W in fewer bits and computes with ``dequantize()``.
 
-    Subclasses hold their codes in buffers and override `dequantize`. The product keeps no dequantized copy
-    for the backward pass: it dequantizes again. Training and evaluation compute the same.
+    Subclasses hold their codes in buffers and override `dequantize`; one that writes straight into ``out``
+    costs no memory beyond it. The product keeps no dequantized copy for the backward pass: it dequantizes
+    again. Training and evaluation compute the same.
 
     Args:
         bias: (out,) or None.
@@ -76,8 +113,6 @@ class QuantizedLinear(FrozenLinear):
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out), in the dtype of the input."""
         product: Tensor = _DequantizedProduct.apply(input.to(self.compute_dtype or input.dtype), self)
-        if self.bias is not None:
-            product = product + self.bias.to(product.dtype)
         return product.to(input.dtype)
 
     def dequantize(self, out: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
@@ -93,17 +128,18 @@ class QuantizedLinear(FrozenLinear):
 
 
 class _DequantizedProduct(torch.autograd.Function):
-    """x Wᵀ that remembers the layer instead of W."""
+    """x Wᵀ + b that remembers the layer instead of W."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: FrozenLinear) -> Tensor:
         ctx.layer = layer
-        return functional.linear(x, layer.dequantize(dtype=x.dtype))
+        product = functional.linear(x, layer.borrow(x.dtype))
+        return product if layer.bias is None else product.add_(layer.bias.to(product.dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,) = gradients
-        return gradient @ ctx.layer.dequantize(dtype=gradient.dtype), None
+        return gradient @ ctx.layer.borrow(gradient.dtype), None
 
 
 def _frozen(tensor: Tensor | None) -> nn.Parameter | None:

@@ -122,8 +122,8 @@ def merge_into(layer: nn.Module, weight: Tensor, name: str = "this layer") -> Te
                 fix="tell its author: factors() must follow when delta or forward is overridden",
             )
         A, B, scaling = layer.factors()
-        change = scaling * (B.float() @ A.float())
-        return (weight.float() + change.to(weight.device)).to(weight.dtype)
+        change = (B.float() @ A.float()).mul_(scaling).to(weight.device)
+        return change.add_(weight).to(weight.dtype)
     raise ExportUnsupported(
         f"{name} is a {type(layer).__name__}, which cannot be folded into one weight",
         fix="apply the adapter unmerged: edgelora generate --adapter",

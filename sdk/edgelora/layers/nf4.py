@@ -7,15 +7,17 @@ backward pass loses the base's gradient (bitsandbytes 0.50).
 
 from __future__ import annotations
 
+import ctypes
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from edgelora.layers.frozen import FrozenLinear, QuantizedLinear
+from edgelora.layers.frozen import PIECE, FrozenLinear, QuantizedLinear
 from edgelora.options import FourBitOptions
 
 # On CPUs with AVX512-BF16 the import warns that a kernel of the layer we do not use could not be downloaded.
@@ -23,6 +25,7 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "gem
 
 from bitsandbytes import functional as kernels  # noqa: E402  after the filter above
 from bitsandbytes import optim  # noqa: E402
+from bitsandbytes.cextension import lib  # noqa: E402
 
 STATISTICS_BLOCK = 256
 """Block size in which the second quantization quantizes the blocks' scales (QLoRA, section 3)."""
@@ -64,28 +67,46 @@ class FourBitLinear(QuantizedLinear):
 
     def dequantize(self, out: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """W as the codes give it, (out, in); see `FrozenLinear.dequantize`."""
-        dtype = dtype or (self.dtype if out is None else out.dtype)
-        # The kernel on the CPU is wrong for a last dimension that is no multiple of the block (bitsandbytes
-        # 0.50), so it always sees one long row.
-        state = kernels.QuantState(
-            self._absmax(),
-            torch.Size([2 * self.codes.numel()]),
-            _codebook(self.kind, self.codes.device),
-            self.block_size,
-            self.kind,
-            dtype,
-        )
-        flat = kernels.dequantize_4bit(self.codes, state).view(-1)
-        weight = flat[: self.out_features * self.in_features].view(self.out_features, self.in_features)
-        return weight if out is None else out.copy_(weight)
+        if out is None:
+            shape = (self.out_features, self.in_features)
+            out = torch.empty(shape, dtype=dtype or self.dtype, device=self.codes.device)
+        self.decode(0, out.view(-1))
+        return out
 
-    def _absmax(self) -> Tensor:
+    def pieces(self, dtype: torch.dtype, size: int = PIECE) -> Iterator[tuple[slice, Tensor]]:
+        """W in blocks of rows; see `FrozenLinear.pieces`. Only rows of a piece are ever dequantized."""
+        # A piece starts where a block of codes does.
+        unit = self.block_size // math.gcd(self.in_features, self.block_size)
+        step = max(1, size // (unit * self.in_features)) * unit
+        for start in range(0, self.out_features, step):
+            rows = slice(start, min(start + step, self.out_features))
+            piece = torch.empty(rows.stop - start, self.in_features, dtype=dtype, device=self.codes.device)
+            self.decode(start * self.in_features, piece.view(-1))
+            yield rows, piece
+
+    def decode(self, start: int, out: Tensor) -> None:
+        """Fill ``out`` with consecutive weights, row-major.
+
+        Args:
+            start: The first of them, a multiple of the block size.
+            out: Contiguous (weights,), float32, bfloat16 or float16.
+        """
+        first, last = start // self.block_size, -(-(start + len(out)) // self.block_size)
+        codes = self.codes.view(-1)[start // 2 : (start + len(out) + 1) // 2]
+        dequantize_four_bit(codes, self._absmax(first, last), out, kind=self.kind, block_size=self.block_size)
+
+    def _absmax(self, first: int = 0, last: int | None = None) -> Tensor:
+        """The scales of some blocks, float32; of all when left out."""
         if self.absmax.dtype == torch.float32:
-            return self.absmax
+            return self.absmax[first:last]
+        # From where a block of scales starts.
+        skipped = first % STATISTICS_BLOCK
+        scale = self.absmax_scale[first // STATISTICS_BLOCK :]
         state = kernels.QuantState(
-            self.absmax_scale, code=self.absmax_code, blocksize=STATISTICS_BLOCK, dtype=torch.float32
+            scale, code=self.absmax_code, blocksize=STATISTICS_BLOCK, dtype=torch.float32
         )
-        return kernels.dequantize_blockwise(self.absmax, state) + self.absmax_offset
+        absmax = kernels.dequantize_blockwise(self.absmax[first - skipped : last], state)
+        return absmax.add_(self.absmax_offset)[skipped:]
 
 
 class FourBitQuantizer:
@@ -165,6 +186,62 @@ def quantize_four_bit(weight: Tensor, *, kind: str, block_size: int, double: boo
             "absmax_offset": state.offset,
         }
     return tensors
+
+
+def dequantize_four_bit(codes: Tensor, absmax: Tensor, out: Tensor, *, kind: str, block_size: int) -> None:
+    """Fill ``out`` (n,) with the weights of ``codes`` uint8 (⌈n / 2⌉,), ``absmax`` their scales.
+
+    Any n will do: bitsandbytes' operator on a CPU is wrong for a last dimension that is no multiple of the
+    block (0.50), so it always sees one long row.
+    """
+    state = _state(codes, absmax, kind=kind, block_size=block_size, dtype=out.dtype)
+    if out.device.type == "cpu":
+        write = _writer(kind, out.dtype, block_size)
+        if write is not None and len(out) % 2 == 0:
+            write(codes, absmax, out)
+            return
+    elif len(out) % 2 == 0:
+        kernels.dequantize_4bit(codes[:, None], state, out=out)
+        return
+    out.copy_(kernels.dequantize_4bit(codes[:, None], state).view(-1)[: len(out)])
+
+
+def _state(codes: Tensor, absmax: Tensor, *, kind: str, block_size: int, dtype: torch.dtype) -> Any:
+    size = torch.Size([2 * len(codes)])
+    return kernels.QuantState(absmax, size, _codebook(kind, codes.device), block_size, kind, dtype)
+
+
+@cache
+def _writer(
+    kind: str, dtype: torch.dtype, block_size: int
+) -> Callable[[Tensor, Tensor, Tensor], None] | None:
+    """What fills memory of ours on a CPU; None where bitsandbytes has nothing that does it right.
+
+    The operator allocates its result, which costs several times what is computed in it, and its variant with
+    ``out`` exists on GPUs only (0.50). So its kernel is called by name, and only after it gave what the
+    operator gives.
+    """
+    suffix = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype)
+    name = f"cdequantize_blockwise_cpu_{kind}_{suffix}"
+
+    def write(codes: Tensor, absmax: Tensor, out: Tensor) -> None:
+        codes, absmax = codes.contiguous(), absmax.contiguous()
+        addresses = (ctypes.c_void_p(each.data_ptr()) for each in (codes, absmax, out))
+        sizes = (ctypes.c_longlong(each) for each in (block_size, 1, len(out)))
+        getattr(lib, name)(*addresses, *sizes)
+
+    # Models are built under a context that makes tensors without memory.
+    with torch.device("cpu"):
+        codes = torch.arange(2 * block_size, dtype=torch.int64).remainder(251).to(torch.uint8)
+        absmax = torch.tensor([0.5, 1.0, 2.0, 3.0])
+    state = _state(codes, absmax, kind=kind, block_size=block_size, dtype=dtype)
+    expected = kernels.dequantize_4bit(codes[:, None], state).view(-1)
+    try:
+        write(codes, absmax, found := torch.zeros_like(expected))
+    # Its library was not found, or has no such kernel.
+    except (AttributeError, RuntimeError):
+        return None
+    return write if torch.equal(found, expected) else None
 
 
 OPTIMIZERS = {

@@ -233,6 +233,12 @@ class QuantizerConformance(StockChecks):
                 "dequantize(out=...) does not fill the tensor it is given and return it; end with return "
                 "out.copy_(weight)",
             )
+            pieces = [(rows, some.clone()) for rows, some in layer.pieces(torch.float32, size=1)]
+            require(
+                all(torch.equal(some, weight[rows]) for rows, some in pieces)
+                and sum(len(some) for _, some in pieces) == len(weight),
+                "pieces() does not yield the rows of dequantize() from top to bottom; inherit it",
+            )
             half = layer.dequantize(dtype=torch.bfloat16)
             require(
                 half.dtype == torch.bfloat16 and distance(half.float(), weight) < 1e-2,

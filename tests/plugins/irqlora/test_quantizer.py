@@ -131,6 +131,18 @@ def test_any_shape_is_restored_and_computes_what_it_dequantizes_to(shape):
     assert layer.dequantize(dtype=torch.float64).dtype == torch.float64
 
 
+@pytest.mark.parametrize("shape", [(128, 128), (30, 100), (7, 9), (300, 64)])
+def test_the_weight_is_the_same_in_pieces(shape, monkeypatch):
+    torch.manual_seed(0)
+    layer = quantize(torch.randn(shape) * 0.02 + 0.004)
+    weight = layer.dequantize()
+    monkeypatch.setattr("edgelora_plugins.irqlora.quantizer._PIECE", 4096)
+    assert torch.equal(layer.dequantize(dtype=torch.bfloat16), weight.bfloat16())
+    for dtype in (torch.float32, torch.bfloat16):
+        pieces = [some for _, some in layer.pieces(dtype, size=1000)]
+        assert torch.equal(torch.cat(pieces), weight.to(dtype))
+
+
 def test_it_is_as_near_to_the_weight_as_plain_nf4_and_finds_the_same_twice():
     torch.manual_seed(0)
     weight = torch.randn(128, 256) * 0.02

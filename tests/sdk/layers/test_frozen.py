@@ -1,9 +1,10 @@
 """What every frozen layer keeps."""
 
+import pytest
 import torch
 from torch import nn
 
-from edgelora.layers import FrozenLinear
+from edgelora.layers import FrozenLinear, QuantizedLinear
 
 
 def test_it_computes_what_the_linear_did_and_trains_nothing():
@@ -28,3 +29,33 @@ def test_dequantize_is_detached_and_can_write_into_a_buffer():
 def test_its_state_is_that_of_a_linear():
     linear = nn.Linear(8, 4)
     assert FrozenLinear.of(linear).state_dict().keys() == linear.state_dict().keys()
+
+
+class Halved(QuantizedLinear):
+    """As a third party may write it: dequantizes at once, and copies."""
+
+    def __init__(self, linear):
+        super().__init__(None, linear.in_features, linear.out_features)
+        self.register_buffer("codes", linear.weight.detach().half())
+
+    def dequantize(self, out=None, dtype=None):
+        weight = self.codes.to(dtype or torch.float32)
+        return weight if out is None else out.copy_(weight)
+
+
+@pytest.mark.parametrize("kind", [FrozenLinear.of, Halved])
+@pytest.mark.parametrize("size", [1, 20, 1000])
+def test_pieces_are_the_rows_of_the_weight(kind, size):
+    frozen = kind(nn.Linear(8, 5))
+    for dtype in (torch.float32, torch.bfloat16):
+        pieces = [(rows, some.clone()) for rows, some in frozen.pieces(dtype, size)]
+        assert torch.equal(torch.cat([some for _, some in pieces]), frozen.dequantize(dtype=dtype))
+        assert all(some.numel() <= max(size, 8) for _, some in pieces)
+
+
+def test_a_quantized_layer_adds_its_bias():
+    linear = nn.Linear(8, 5)
+    layer = Halved(linear)
+    layer.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
+    x = torch.randn(3, 8)
+    assert torch.equal(layer(x), nn.functional.linear(x, layer.dequantize()) + linear.bias)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from edgelora.layers import nf4
 from edgelora.layers.nf4 import FourBitLinear, dynamic_map, kernels, quantize_four_bit
 
 NF4 = torch.tensor(
@@ -195,6 +196,67 @@ def test_out_is_written_in_place():
     out = torch.empty(64, 96)
     assert layer.dequantize(out=out) is out
     assert torch.equal(out, layer.dequantize())
+
+
+def by_the_operator(layer, dtype):
+    """All codes at once, by bitsandbytes' own operator."""
+    state = kernels.QuantState(
+        layer._absmax(),
+        torch.Size([2 * layer.codes.numel()]),
+        kernels.get_4bit_type(layer.kind, device="cpu"),
+        layer.block_size,
+        layer.kind,
+        dtype,
+    )
+    flat = kernels.dequantize_4bit(layer.codes, state).view(-1)
+    return flat[: layer.out_features * layer.in_features].view(layer.out_features, layer.in_features)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("shape", [(96, 96), (7, 5), (64, 100), (1, 2), (1, 1), (300, 128)])
+def test_what_is_written_into_a_buffer_is_what_bitsandbytes_returns(shape, kind, double, dtype):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    layer = quantized(weight, double=double, kind=kind)
+    expected = by_the_operator(layer, dtype)
+    assert torch.equal(layer.dequantize(out=torch.full(shape, float("nan"), dtype=dtype)), expected)
+    assert torch.equal(layer.dequantize(dtype=dtype), expected)
+    assert torch.equal(layer.borrow(dtype), expected)
+
+
+def test_writing_needs_no_memory_but_where_bitsandbytes_lacks_its_kernel(monkeypatch):
+    layer = quantized(torch.randn(64, 96, generator=torch.Generator().manual_seed(0)))
+    expected, made = layer.dequantize(), []
+    plainly = kernels.dequantize_4bit
+
+    def counted(*args, **options):
+        made.append(options.get("out"))
+        return plainly(*args, **options)
+
+    monkeypatch.setattr(kernels, "dequantize_4bit", counted)
+    layer.dequantize(out=torch.empty(64, 96))
+    assert made == []
+    monkeypatch.setattr(nf4, "lib", object())
+    nf4._writer.cache_clear()
+    try:
+        assert torch.equal(layer.dequantize(out=torch.empty(64, 96)), expected)
+    finally:
+        nf4._writer.cache_clear()
+    assert made
+
+
+@pytest.mark.parametrize("size", [1, 1000, 10**6])
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("shape", [(96, 96), (7, 5), (64, 100), (600, 64)])
+def test_pieces_are_the_rows_of_the_weight(shape, double, size):
+    layer = quantized(torch.randn(shape, generator=torch.Generator().manual_seed(0)), double=double)
+    pieces = [(rows, some) for rows, some in layer.pieces(torch.bfloat16, size)]
+    assert torch.equal(torch.cat([some for _, some in pieces]), layer.dequantize(dtype=torch.bfloat16))
+    for rows, some in pieces:
+        assert torch.equal(some, layer.dequantize(dtype=torch.bfloat16)[rows])
+        # As many rows as it takes to start at a block, at most.
+        assert some.numel() <= max(size, 64 * shape[1])
 
 
 def test_fp4_uses_its_own_levels():
