@@ -194,16 +194,17 @@ def dequantize_four_bit(codes: Tensor, absmax: Tensor, out: Tensor, *, kind: str
     Any n will do: bitsandbytes' operator on a CPU is wrong for a last dimension that is no multiple of the
     block (0.50), so it always sees one long row.
     """
-    state = _state(codes, absmax, kind=kind, block_size=block_size, dtype=out.dtype)
-    if out.device.type == "cpu":
-        write = _writer(kind, out.dtype, block_size)
-        if write is not None and len(out) % 2 == 0:
-            write(codes, absmax, out)
-            return
-    elif len(out) % 2 == 0:
-        kernels.dequantize_4bit(codes[:, None], state, out=out)
+    if out.is_meta:
         return
-    out.copy_(kernels.dequantize_4bit(codes[:, None], state).view(-1)[: len(out)])
+    state = _state(codes, absmax, kind=kind, block_size=block_size, dtype=out.dtype)
+    pairs = len(out) % 2 == 0
+    write = _writer(kind, out.dtype, block_size) if out.device.type == "cpu" else None
+    if pairs and write is not None:
+        write(codes, absmax, out)
+    elif pairs and out.device.type == "cuda":
+        kernels.dequantize_4bit(codes[:, None], state, out=out)
+    else:
+        out.copy_(kernels.dequantize_4bit(codes[:, None], state).view(-1)[: len(out)])
 
 
 def _state(codes: Tensor, absmax: Tensor, *, kind: str, block_size: int, dtype: torch.dtype) -> Any:

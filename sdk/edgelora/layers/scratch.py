@@ -27,10 +27,10 @@ def scratch(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> T
     saved for a backward pass, or kept.
 
     On a CPU it is memory that stays, as large as the largest tensor asked for: the system maps large
-    allocations afresh each time, which costs more than the work done in them. A GPU has an allocator that
-    keeps memory by itself.
+    allocations afresh each time, which costs more than the work done in them. On the meta device, where
+    steps are only rehearsed, it is held just so. A GPU has an allocator that keeps memory by itself.
     """
-    if device.type != "cpu":
+    if device.type not in ("cpu", "meta"):
         return torch.empty(shape, dtype=dtype, device=device)
     size_bytes = math.prod(shape) * dtype.itemsize
     held = _buffers.held.get(device)

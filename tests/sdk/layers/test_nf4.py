@@ -273,3 +273,10 @@ def test_compute_dtype_decides_the_product_and_the_input_the_result():
     x = torch.randn(2, 64)
     expected = functional.linear(x.bfloat16(), layer.dequantize(dtype=torch.bfloat16)).float()
     assert torch.equal(layer(x), expected)
+
+
+def test_a_layer_without_memory_computes_shapes():
+    layer = quantized(torch.randn(48, 96)).to("meta")
+    x = torch.randn(2, 96, device="meta", requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad.shape == (2, 96) and layer.dequantize().shape == (48, 96)
