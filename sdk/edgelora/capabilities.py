@@ -185,6 +185,22 @@ class StockQuantization(Protocol):
         ...
 
 
+@runtime_checkable
+class StockTensors(Protocol):
+    """A quantizer whose layers can be kept under the names transformers reads, by `StockQuantization`.
+
+    Where ``quantization_config()`` is None, so are these names of no use, and nobody asks for them.
+    """
+
+    def stock_tensors(self, layer: FrozenLinear) -> dict[str, Tensor]:
+        """All state of a layer it made, by names after the linear's: ``"weight"``, ``"weight.absmax"``."""
+        ...
+
+    def own_tensors(self, stock: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Inverse of `stock_tensors`: the layer's ``state_dict``. What is big is shared, not copied."""
+        ...
+
+
 def clashes(obj: object) -> list[str]:
     """Members of ``obj`` that are called like a capability's method and are none: ``"delta of Additive"``.
 
@@ -203,7 +219,7 @@ ABILITIES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         Additive, LowRank, Mergeable, HasAuxLosses, Prunable, Nested, TaskAware, CrossSite,
-        AdaptsModel, WantsSource, Calibrated, ParameterGroups, Exportable, StockQuantization,
+        AdaptsModel, WantsSource, Calibrated, ParameterGroups, Exportable, StockQuantization, StockTensors,
     )
 }  # fmt: skip
 """Capability protocols by name, as `edgelora.parts.Part.abilities` spells them."""

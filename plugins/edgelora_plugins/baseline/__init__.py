@@ -12,7 +12,7 @@ def edgelora_quantizers() -> Iterable[Part]:
         name="none",
         target="edgelora_plugins.baseline.quantizer:Unquantized",
         summary="keeps weights as they are",
-        abilities=("StockQuantization",),
+        abilities=("StockQuantization", "StockTensors"),
     )
 
 

@@ -26,6 +26,14 @@ class Unquantized:
         """Empty: transformers keeps them too."""
         return {}
 
+    def stock_tensors(self, layer: FrozenLinear) -> dict[str, Tensor]:
+        """``weight`` and ``bias``, as everybody calls them."""
+        return layer.state_dict()
+
+    def own_tensors(self, stock: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same."""
+        return dict(stock)
+
     def restore(
         self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int], dtype: torch.dtype
     ) -> FrozenLinear:

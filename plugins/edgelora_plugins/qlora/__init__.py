@@ -18,7 +18,7 @@ def edgelora_quantizers() -> Iterable[Part]:
         options="edgelora.options:FourBitOptions",
         summary="4-bit NormalFloat in blocks, the scales quantized too",
         paper="arXiv:2305.14314",
-        abilities=("StockQuantization",),
+        abilities=("StockQuantization", "StockTensors"),
     )
     yield Part(
         name="fp4",
@@ -26,7 +26,7 @@ def edgelora_quantizers() -> Iterable[Part]:
         options="edgelora.options:FourBitOptions",
         summary="4-bit floating point in blocks, the scales quantized too",
         paper="arXiv:2305.14314",
-        abilities=("StockQuantization",),
+        abilities=("StockQuantization", "StockTensors"),
     )
 
 

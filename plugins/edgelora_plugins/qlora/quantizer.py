@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from edgelora.layers.nf4 import FourBitQuantizer
+from torch import Tensor
+
+from edgelora.layers.nf4 import FourBitLinear, FourBitQuantizer
+from edgelora.layers.stock_four_bit import own_four_bit, stock_four_bit
 
 STOCK_BLOCK_SIZE = 64
 
@@ -25,6 +29,14 @@ class NormalFloat4(FourBitQuantizer):
         }
         compute = self.options.compute_dtype
         return config if compute == "auto" else config | {"bnb_4bit_compute_dtype": compute}
+
+    def stock_tensors(self, layer: FourBitLinear) -> dict[str, Tensor]:
+        """By bitsandbytes' names."""
+        return stock_four_bit(layer)
+
+    def own_tensors(self, stock: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The buffers of a layer."""
+        return own_four_bit(stock)
 
 
 class Float4(NormalFloat4):

@@ -157,7 +157,7 @@ class FourBitQuantizer:
 
 # Not buffers of the layers: transformers empties what is in no file when it has loaded a model.
 @cache
-def _codebook(kind: str, device: torch.device) -> Tensor:
+def codebook(kind: str, device: torch.device) -> Tensor:
     """The 16 levels of ``kind``, float32."""
     levels: Tensor = kernels.get_4bit_type(kind, device=device)
     return levels
@@ -209,7 +209,7 @@ def dequantize_four_bit(codes: Tensor, absmax: Tensor, out: Tensor, *, kind: str
 
 def _state(codes: Tensor, absmax: Tensor, *, kind: str, block_size: int, dtype: torch.dtype) -> Any:
     size = torch.Size([2 * len(codes)])
-    return kernels.QuantState(absmax, size, _codebook(kind, codes.device), block_size, kind, dtype)
+    return kernels.QuantState(absmax, size, codebook(kind, codes.device), block_size, kind, dtype)
 
 
 @cache

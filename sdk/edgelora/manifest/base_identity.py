@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from edgelora.errors import EdgeloraError, MissingFile, ModelError
+from edgelora.errors import DigestMismatch, EdgeloraError, MissingFile, ModelError
 from edgelora.manifest.base import Base, BaseFile
 from edgelora.manifest.canonical_json import canonical_json
 from edgelora.manifest.paths import check_path
 from edgelora.manifest.tensor_digest import HashedFile, digest_of_tensors, hash_weights
+from edgelora.prepared import PreparedBase, prepared_base
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -26,6 +27,9 @@ def identify_base(
 ) -> Base:
     """Describe the base model in a folder, reading each weights file once.
 
+    A prepared base is the model it was made from, once all its files are those its record lists: that they
+    were made from it is the record's word, which ``edgelora bases verify --source`` puts to the test.
+
     Args:
         folder: With ``config.json`` and safetensors weights; a snapshot of the Hub's cache will do.
         repo: Its name for people; the folder's name, or the cached repository's, where not given.
@@ -36,9 +40,13 @@ def identify_base(
         MissingFile: There is no such folder.
         ModelError: Files are missing, unreadable or only pickles.
         TensorFileError: A weights file is malformed.
+        DigestMismatch: A file of a prepared base is not the one its record lists.
     """
     if not folder.is_dir():
         raise MissingFile(f"there is no base model folder {folder}", fix="pass the folder of a base model")
+    if record := prepared_base(folder):
+        check_prepared(folder, record, rehash=rehash)
+        return record.source if repo is None else record.source.model_copy(update={"repo": repo})
     cached_repo, cached_revision = _cached_name(folder)
     files = {name: hash_weights(folder / name, rehash=rehash) for name in weights_files(folder)}
     _check_index(folder, files)
@@ -58,12 +66,41 @@ def identify_base(
     )
 
 
+def check_prepared(folder: Path, record: PreparedBase, *, rehash: bool = False) -> None:
+    """Hold every file of a prepared base against its record.
+
+    Raises:
+        DigestMismatch: One is missing or another, or the tokenizer is not that of the source.
+        EdgeloraError: One cannot be read.
+    """
+    for file in record.files:
+        path = folder / file.path
+        if not path.is_file() or path.stat().st_size != file.size:
+            state = "is not there" if not path.is_file() else f"has {path.stat().st_size} bytes"
+            raise _damaged(path, f"{state}, and the record lists {file.size} bytes")
+        is_weights = path.suffix == ".safetensors"
+        sha256 = hash_weights(path, rehash=rehash).sha256 if is_weights else _digest(_read(path))[7:]
+        if sha256 != file.sha256:
+            raise _damaged(path, f"has the digest {sha256}, and the record lists {file.sha256}")
+    beside = (_tokenizer_digest(folder), _chat_template_digest(folder))
+    if beside != (record.source.tokenizer_digest, record.source.chat_template_digest):
+        raise _damaged(folder, "holds another tokenizer than the model it was made from")
+
+
+def _damaged(path: Path, problem: str) -> DigestMismatch:
+    return DigestMismatch(
+        f"{path} {problem}", fix="prepare the base again: edgelora bases prepare MODEL --overwrite"
+    )
+
+
 def weights_files(folder: Path) -> list[str]:
     """The safetensors files of a base model, in order: ``model.safetensors``, or those its index names.
 
     Raises:
         ModelError: There are none, or the index is wrong.
     """
+    if record := prepared_base(folder):
+        return [file.path for file in record.weights]
     if (folder / SINGLE_NAME).is_file():
         return [SINGLE_NAME]
     if (folder / INDEX_NAME).is_file():

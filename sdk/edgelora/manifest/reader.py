@@ -105,7 +105,7 @@ def _validate(document: dict[str, Any], where: str) -> Manifest:
     try:
         manifest = Manifest.model_validate(document, context="file", by_alias=True, by_name=False)
     except ValidationError as error:
-        raise ManifestError(f"{where}: {_explain(error)}", fix=_FIX) from error
+        raise ManifestError(f"{where}: {explain(error)}", fix=_FIX) from error
     except PathError as error:
         raise PathError(f"{where}: {error.problem}", fix=error.fix) from error
     actual = tree_digest(manifest.files)
@@ -117,7 +117,8 @@ def _validate(document: dict[str, Any], where: str) -> Manifest:
     return manifest
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """The first thing that is wrong, and where."""
     first = error.errors(include_url=False)[0]
     place = ".".join(str(step) for step in first["loc"]) or "the manifest"
     given = ascii(first["input"])[:80]

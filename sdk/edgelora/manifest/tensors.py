@@ -24,7 +24,7 @@ MAX_BASE_HEADER = 100_000_000
 MAX_TENSORS = 100_000
 _LENGTH_BYTES = 8
 _NAME = re.compile(r"(?!/)(?!.*\.\.)[!-\[\]-~]{1,512}")
-_BITS = {
+DTYPE_BITS = {
     "F4": 4,
     "F6_E2M3": 6,
     "F6_E3M2": 6,
@@ -33,6 +33,7 @@ _BITS = {
     **dict.fromkeys(("I32", "U32", "F32"), 32),
     **dict.fromkeys(("I64", "U64", "F64", "C64"), 64),
 }
+"""Bits of one element, by safetensors' names of dtypes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +152,12 @@ def _entry(name: str, item: Any, origin: int) -> TensorEntry:
     if not isinstance(item, dict) or set(item) != {"dtype", "shape", "data_offsets"}:
         raise _Malformed(f"tensor {name[:80]!r} needs exactly dtype, shape and data_offsets")
     dtype, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _BITS:
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise _Malformed(f"tensor {name[:80]!r} is of the unknown dtype {ascii(dtype)[:40]}")
     if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
         raise _Malformed(f"tensor {name[:80]!r} has a shape or offsets that are no counts")
     start, end = offsets
-    bits = prod(shape) * _BITS[dtype]
+    bits = prod(shape) * DTYPE_BITS[dtype]
     if (end - start) * 8 != bits:
         raise _Malformed(f"tensor {name[:80]!r} has {end - start} bytes, and its shape needs {bits} bits")
     return TensorEntry(dtype, tuple(shape), origin + start, origin + end)

@@ -1,0 +1,6 @@
+"""Preparing bases: quantized once, tensor by tensor, into a folder that is then read as it lies."""
+
+from edgelora.engine.preparing.layout import Layout, layout_of
+from edgelora.engine.preparing.writer import Preparation, PreparedShard, PreparedWriter
+
+__all__ = ["Layout", "Preparation", "PreparedShard", "PreparedWriter", "layout_of"]

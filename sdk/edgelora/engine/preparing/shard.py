@@ -1,0 +1,190 @@
+"""One safetensors file, written without ever holding more than one of its tensors.
+
+The header comes first and needs all shapes, and those of quantized tensors are known when they are made. So
+tensors are spilled to a file beside the shard as they come, and the shard is put together from there, in
+pieces, in the order of the header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import torch
+from torch import Tensor
+
+from edgelora.errors import ModelError
+from edgelora.files import disk_full_is_an_error, fsync_dir
+from edgelora.manifest.tensor_digest import HashedFile, HashedTensor
+from edgelora.manifest.tensors import DTYPE_BITS, TensorEntry
+
+ALIGNMENT = 64
+"""Bytes; where the data of a shard start is a multiple of it."""
+DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""How safetensors spells torch's dtypes."""
+DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+_PIECE_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Where the bytes of a tensor lie until the shard is put together."""
+
+    path: Path
+    entry: TensorEntry
+
+
+class ShardWriter:
+    """Writes one shard; it appears whole, when `finish` is called.
+
+    Args:
+        path: Of the shard. Beside it lie, until the end, ``<name>.spill`` and ``<name>.part``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._spill = path.with_name(f"{path.name}.spill")
+        self._part = path.with_name(f"{path.name}.part")
+        self._pieces: dict[str, _Piece] = {}
+        self._file: BinaryIO
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Take a tensor, which may be forgotten afterwards."""
+        self._new(name)
+        start = self._file.tell()
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        with disk_full_is_an_error(self.path):
+            if flat.numel():
+                self._file.write(flat.view(torch.uint8).numpy().data)
+        self._keep(name, DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), start)
+
+    def copy(self, name: str, path: Path, entry: TensorEntry, dtype: torch.dtype) -> None:
+        """Take a tensor as it lies in another safetensors file, piece by piece; floats are converted.
+
+        Args:
+            name: Under which to store it.
+            path: The file.
+            entry: Where it lies there; nothing may change it until `finish`.
+            dtype: Of the stored tensor, where ``entry`` is of floats of another one.
+        """
+        stored = DTYPES.get(entry.dtype)
+        if stored is None or not stored.is_floating_point or stored == dtype:
+            self._new(name)
+            self._pieces[name] = _Piece(path, entry)
+            return
+        self._new(name)
+        start = self._file.tell()
+        with disk_full_is_an_error(self.path), open(path, "rb") as file:
+            for piece in _read(file, entry):
+                converted = torch.frombuffer(bytearray(piece), dtype=stored).to(dtype)
+                self._file.write(converted.view(torch.uint8).numpy().data)
+        self._keep(name, DTYPE_NAMES[dtype], entry.shape, start)
+
+    def finish(self) -> HashedFile:
+        """Put the shard together, let it appear, durably, and say what is in it.
+
+        Raises:
+            DiskFull: No space is left.
+            ModelError: A file that was to be copied from ended early.
+        """
+        with disk_full_is_an_error(self.path):
+            self._file.close()
+            ordered = sorted(
+                self._pieces.items(), key=lambda item: (-DTYPE_BITS[item[1].entry.dtype], item[0])
+            )
+            with open(self._part, "wb") as out:
+                hashed = _assemble(out, ordered)
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(self._part, self.path)
+            fsync_dir(self.path.parent)
+        return hashed
+
+    def __enter__(self) -> Self:
+        with disk_full_is_an_error(self.path):
+            self._file = open(self._spill, "wb")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._spill.unlink(missing_ok=True)
+        self._part.unlink(missing_ok=True)
+
+    def _new(self, name: str) -> None:
+        if name in self._pieces:
+            raise ValueError(f"{name} was written twice into {self.path.name}")
+
+    def _keep(self, name: str, dtype: str, shape: tuple[int, ...], start: int) -> None:
+        self._pieces[name] = _Piece(self._spill, TensorEntry(dtype, shape, start, self._file.tell()))
+
+
+def tensor_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Size of a tensor in a file."""
+    return prod(shape) * DTYPE_BITS[dtype] // 8
+
+
+def _assemble(out: BinaryIO, ordered: list[tuple[str, _Piece]]) -> HashedFile:
+    whole = hashlib.sha256()
+    header = _header(ordered)
+    whole.update(header)
+    out.write(header)
+    tensors = {}
+    for name, piece in ordered:
+        one = hashlib.sha256()
+        with open(piece.path, "rb") as file:
+            for data in _read(file, piece.entry):
+                out.write(data)
+                whole.update(data)
+                one.update(data)
+        tensors[name] = HashedTensor(piece.entry.dtype, piece.entry.shape_text, one.hexdigest())
+    return HashedFile(out.tell(), whole.hexdigest(), tensors)
+
+
+def _header(ordered: list[tuple[str, _Piece]]) -> bytes:
+    """Length and JSON, padded with spaces so that the data are aligned."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, piece in ordered:
+        size = piece.entry.end - piece.entry.start
+        header[name] = {
+            "dtype": piece.entry.dtype,
+            "shape": list(piece.entry.shape),
+            "data_offsets": [at, at + size],
+        }
+        at += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _read(file: BinaryIO, entry: TensorEntry) -> Iterator[bytes]:
+    file.seek(entry.start)
+    left = entry.end - entry.start
+    while left:
+        piece = file.read(min(left, _PIECE_BYTES))
+        if not piece:
+            raise ModelError(f"{file.name} ended while it was read", fix="wait for its writer, then repeat")
+        left -= len(piece)
+        yield piece

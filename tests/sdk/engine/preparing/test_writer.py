@@ -1,0 +1,165 @@
+"""The writer alone, given tensors by hand; `test_prepare` prepares whole models."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import save_llama, save_tokenizer
+from torch import nn
+
+from edgelora.engine.base import _config
+from edgelora.engine.preparing import Preparation, PreparedWriter, layout_of
+from edgelora.errors import DigestMismatch, RunLocked, TargetExists
+from edgelora.manifest.base_identity import identify_base
+from edgelora.plan.part import plan_part
+from edgelora.prepared import prepared_base
+from edgelora.registry import Registry
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source")
+    save_tokenizer(folder)
+    save_llama(folder, dtype="bfloat16")
+    return folder
+
+
+def writer_of(source, out, quantizer="nf4", **options):
+    part = plan_part(Registry.discover().part("quantizer", quantizer), {})
+    preparation = Preparation(identify_base(source), part, torch.bfloat16)
+    return PreparedWriter(out, preparation, layout_of(_config(source)), **options)
+
+
+def write(writer, source, indices):
+    tensors = load_file(source / "model.safetensors")
+    for index in indices:
+        with writer.shard(index) as shard:
+            for name in writer.layout.shards[index]:
+                linear = name.removesuffix(".weight")
+                if linear in writer.layout.quantized:
+                    weight = nn.Parameter(tensors[name], requires_grad=False)
+                    made = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+                    made.weight = weight
+                    shard.linear(linear, made)
+                else:
+                    shard.tensor(name, tensors[name])
+
+
+def publish(writer, source):
+    names = ("tokenizer.json", "tokenizer_config.json")
+    files = {name: (source / name).read_bytes() for name in names}
+    return writer.publish(json.loads((source / "config.json").read_text()), files)
+
+
+@pytest.mark.parametrize("quantizer", ["nf4", "nf4-icq", "none"])
+def test_a_prepared_base_is_identified_as_its_source(source, tmp_path, quantizer):
+    with writer_of(source, tmp_path / "out", quantizer) as writer:
+        write(writer, source, writer.missing_shards())
+        record = publish(writer, source)
+    assert prepared_base(tmp_path / "out") == record
+    assert identify_base(tmp_path / "out") == identify_base(source)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_each_decoder_block_has_a_shard_and_a_tied_head_has_none(source, tmp_path):
+    with writer_of(source, tmp_path / "out") as writer:
+        shards = writer.layout.shards
+    blocks = [
+        {name.rpartition(".layers.")[2][:2] for name in shard if ".layers." in name} for shard in shards
+    ]
+    assert blocks == [set(), {"0."}, {"1."}, set()]
+    assert shards[0] == ("model.embed_tokens.weight",)
+    assert shards[3] == ("model.norm.weight",)
+
+
+def test_nothing_is_visible_before_it_is_published(source, tmp_path):
+    with writer_of(source, tmp_path / "out") as writer:
+        write(writer, source, writer.missing_shards())
+        assert not (tmp_path / "out").exists()
+        with pytest.raises(ValueError, match="is not written"):
+            writer_of(source, tmp_path / "other").publish({}, {})
+
+
+def test_finished_shards_are_kept_and_the_bytes_are_those_of_one_go(source, tmp_path):
+    with writer_of(source, tmp_path / "whole") as writer:
+        write(writer, source, writer.missing_shards())
+        whole = publish(writer, source)
+    with writer_of(source, tmp_path / "out") as writer:
+        write(writer, source, [0, 2])
+    with writer_of(source, tmp_path / "out") as writer:
+        assert writer.missing_shards() == [1, 3]
+        write(writer, source, [1, 3])
+        assert publish(writer, source) == whole
+
+
+def test_a_finished_shard_that_was_damaged_is_written_again(source, tmp_path):
+    with writer_of(source, tmp_path / "out") as writer:
+        write(writer, source, [0, 1])
+        shard = writer.staging / "model-00002-of-00004.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    with writer_of(source, tmp_path / "out") as writer:
+        assert writer.missing_shards() == [1, 2, 3]
+
+
+def test_shards_of_other_work_are_not_taken_over(source, tmp_path):
+    with writer_of(source, tmp_path / "out") as writer:
+        write(writer, source, [0])
+    with writer_of(source, tmp_path / "out", "fp4") as writer:
+        assert writer.missing_shards() == [0, 1, 2, 3]
+        assert list(writer.staging.iterdir()) == []
+
+
+def test_one_process_at_a_time_writes_a_folder(source, tmp_path):
+    with writer_of(source, tmp_path / "out"):
+        with (
+            pytest.raises(RunLocked, match="another process is preparing"),
+            writer_of(source, tmp_path / "out"),
+        ):
+            pass
+        with writer_of(source, tmp_path / "other"):
+            pass
+
+
+def test_a_folder_that_is_there_is_replaced_only_when_asked(source, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(TargetExists, match="out exists already"):
+        writer_of(source, tmp_path / "out")
+    with writer_of(source, tmp_path / "out", overwrite=True) as writer:
+        write(writer, source, writer.missing_shards())
+        publish(writer, source)
+    assert not (tmp_path / "out" / "mine.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.fixture
+def prepared(source, tmp_path):
+    with writer_of(source, tmp_path / "out") as writer:
+        write(writer, source, writer.missing_shards())
+        publish(writer, source)
+    return tmp_path / "out"
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: flip(folder / "model-00002-of-00004.safetensors"), "has the digest"),
+        (lambda folder: (folder / "model-00003-of-00004.safetensors").unlink(), "is not there"),
+        (lambda folder: (folder / "model-00001-of-00004.safetensors").write_bytes(b"{}"), "has 2 bytes"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "config.json has 2 bytes"),
+        (lambda folder: (folder / "chat_template.jinja").write_text("x"), "holds another tokenizer"),
+    ],
+)
+def test_a_damaged_prepared_base_is_no_base(prepared, damage, words):
+    damage(prepared)
+    with pytest.raises(DigestMismatch, match=words):
+        identify_base(prepared)
