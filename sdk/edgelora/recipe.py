@@ -87,6 +87,9 @@ class TrainSettings(_Section):
     adapter_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the matrices that learn; vectors and scalars stay in float32."""
     gradient_checkpointing: bool = False
+    streamed: bool = False
+    """Keep only two blocks of the base in memory, and read the others from its files as they are needed.
+    Implies ``gradient_checkpointing``; a quantized base must be prepared first."""
     loss_rows: Annotated[int, Field(ge=1)] = 512
     """Labelled tokens whose logits exist at the same time."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0
@@ -98,6 +101,11 @@ class TrainSettings(_Section):
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     tensorboard: bool = False
+
+    @property
+    def is_checkpointed(self) -> bool:
+        """Whether blocks are computed again in the backward pass; streamed, it needs them one by one too."""
+        return self.gradient_checkpointing or self.streamed
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainSettings:

@@ -19,6 +19,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from edgelora import micro
 from edgelora.bases import find_base
 from edgelora.engine.inject import is_named, matching
+from edgelora.engine.mapped import load_streamed
 from edgelora.errors import BaseNotFound, ModelError, OfflineNotCached
 from edgelora.plan import Plan
 from edgelora.protocols import Quantizer
@@ -97,7 +98,7 @@ def load_base(plan: Plan, device: torch.device | None = None) -> Any:
 
     The model is built without memory; each tensor is read, quantized and dropped before the next one, so
     that the 16-bit model is never whole in memory. The output head and the recipe's ``skip_modules`` stay as
-    they are.
+    they are. Under ``train.streamed`` nothing is read: the weights stay in their files.
 
     Args:
         plan: Names the base, the quantizer, the dtype and the modules to skip.
@@ -106,11 +107,14 @@ def load_base(plan: Plan, device: torch.device | None = None) -> Any:
     Raises:
         BaseNotFound: The recipe's base cannot be found.
         ModelError: The folder holds no model that transformers can load from safetensors.
+        CombinationError: It is to be streamed, and quantized as well.
     """
     folder = locate_base(plan.recipe.base, plan.recipe.revision)
     device = device or default_device()
     dtype = resolve_dtype(plan.recipe.train.dtype, device)
     config = _config(folder)
+    if plan.recipe.train.streamed:
+        return load_streamed(folder, config, plan, dtype)
     quantization = _LoadConfig(plan.build("quantizer"), plan.recipe.skip_modules)
     try:
         with no_progress_bar():

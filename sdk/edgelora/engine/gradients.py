@@ -23,6 +23,8 @@ class RowLosses(nn.Module):
         self.model = model
         self.chunk = chunk
         self.routed = [layer for layer in layers.values() if isinstance(layer, TaskAware)]
+        # Every process has the base from the same files. Sending it around would copy what is mapped.
+        self._ddp_params_and_buffers_to_ignore = _base_tensors(self)
         self.with_aux = {site: layer for site, layer in layers.items() if isinstance(layer, HasAuxLosses)}
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -36,6 +38,16 @@ class RowLosses(nn.Module):
             for name, loss in layer.aux_losses().items()
         }
         return sums, counts, aux
+
+
+def _base_tensors(module: nn.Module) -> list[str]:
+    return [
+        f"{place}.{name}"
+        for place, part in module.named_modules(remove_duplicate=False)
+        if isinstance(part, nn.Linear | nn.Embedding)
+        for name, tensor in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
+        if not tensor.requires_grad
+    ]
 
 
 class Gradients:

@@ -53,6 +53,7 @@ def inject(
             layer = adapter.wrap_source(base, site, source(site.name).to(_device(linear)))
         else:
             layer = adapter.wrap(base, site)
+        base.release()  # it may have been read for the start
         if not isinstance(layer, nn.Module):
             raise PluginBug(
                 f"adapter {plan.parts['adapter'].name!r} returned {type(layer).__name__} for {site.name}",

@@ -124,7 +124,7 @@ class Job:
         self.reporter.message(f"loading base {self.plan.recipe.base}")
         model = base.load_base(self.plan, self.accelerator.device)
         check_base_unchanged(self.place, self.base_state)
-        if self.plan.recipe.train.gradient_checkpointing:
+        if self.plan.recipe.train.is_checkpointed:
             with warnings.catch_warnings():  # renamed in transformers 5.2x; the old name lives until 6
                 warnings.simplefilter("ignore", FutureWarning)
                 model.gradient_checkpointing_enable({"use_reentrant": False})

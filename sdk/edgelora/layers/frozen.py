@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edgelora.layers.scratch import scratch
+
+if TYPE_CHECKING:
+    from edgelora.layers.mapped import Pages
 
 PIECE = 1 << 20
 """Weights in a piece of `FrozenLinear.pieces`, as far as a row is not longer."""
@@ -27,6 +30,9 @@ class FrozenLinear(nn.Linear):
         in_features: Size of the last dimension of the input.
         out_features: Size of the last dimension of the output.
     """
+
+    pages: Pages | None = None
+    """Where W lies, if that is memory that can be given back."""
 
     def __init__(
         self, weight: Tensor | None, bias: Tensor | None, in_features: int, out_features: int
@@ -80,6 +86,11 @@ class FrozenLinear(nn.Linear):
         for start in range(0, self.out_features, step):
             rows = slice(start, start + step)
             yield rows, whole[rows].to(dtype)
+
+    def release(self) -> None:
+        """Give back the memory of W, where it can be had again from a file."""
+        if self.pages is not None:
+            self.pages.release()
 
     @property
     def _device(self) -> torch.device:

@@ -28,6 +28,12 @@ SINGLE_KINDS: tuple[Kind, ...] = ("quantizer", "adapter", "rank_scheduler", "los
 UNSERVED = ("AdaptsModel",)
 """Capabilities of adapters that nothing in this version acts on: refused rather than ignored."""
 
+UNSTREAMED = {
+    "CrossSite": "its layers read what other blocks were given, and only two blocks are in memory",
+    "AdaptsModel": "it changes the model as a whole, which is never whole in memory",
+}
+"""Capabilities of adapters that need more of the base than streaming keeps, and why."""
+
 Found = TypeVar("Found", FoundPart, FoundDerivative)
 
 
@@ -102,6 +108,7 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
     }
     parts = {kind: choose_part(kind, given[kind], origin, registry) for kind in SINGLE_KINDS}
     _check_abilities(parts["adapter"])
+    _check_streaming(recipe, parts["adapter"])
     evaluators = choose_evaluators(recipe, origin, registry)
     _check_combination((*parts.values(), *evaluators))
     _check_needs(parts["adapter"], (*parts.values(), *evaluators))
@@ -173,6 +180,15 @@ def _check_abilities(adapter: PlannedPart) -> None:
             raise CombinationError(
                 f"adapter {adapter.name!r} needs {ability}, which this edgelora does not serve",
                 fix="upgrade edgelora, or use an adapter that wraps linears",
+            )
+
+
+def _check_streaming(recipe: Recipe, adapter: PlannedPart) -> None:
+    for ability, reason in UNSTREAMED.items():
+        if recipe.train.streamed and ability in adapter.part.abilities:
+            raise CombinationError(
+                f"adapter {adapter.name!r} cannot work with train.streamed: {reason} ({ability})",
+                fix="set train.streamed to false, or choose another adapter; see: edgelora plugins list",
             )
 
 

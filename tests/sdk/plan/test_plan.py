@@ -503,3 +503,15 @@ def test_an_ability_nothing_acts_on_is_refused_before_a_model_is_loaded(ability)
     registry = Registry.from_modules({"eva": Plugin(), "baseline": BASELINE})
     with pytest.raises(CombinationError, match=f"adapter 'eva' needs {ability}, which this edgelora"):
         make_plan(make_recipe({"base": "micro", "derivative": "eva"}), registry)
+
+
+@pytest.mark.parametrize("ability", ["CrossSite", "AdaptsModel"])
+def test_an_adapter_that_needs_more_than_two_blocks_is_refused_where_the_base_is_streamed(
+    ability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgelora.plan.plan.UNSERVED", ())
+    wide = plugin(adapters=(Part(name="wide", target="a:b", options=AdapterOptions, abilities=(ability,)),))
+    registry = registry_of(wide=wide)
+    plan_of(registry, derivative="plain", adapter="wide")
+    with pytest.raises(CombinationError, match=rf"'wide' cannot work with train.streamed: .*\({ability}\)"):
+        plan_of(registry, derivative="plain", adapter="wide", train={"streamed": True})

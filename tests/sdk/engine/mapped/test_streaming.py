@@ -1,0 +1,186 @@
+"""A streamed base computes what a resident one computes, and stays as it is."""
+
+import copy
+import hashlib
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import save_llama, save_tokenizer
+
+from edgelora.engine.base import load_base
+from edgelora.engine.gradients import RowLosses
+from edgelora.engine.inject import inject, trainable_parameters
+from edgelora.errors import CombinationError, ModelError
+from edgelora.layers import FrozenLinear
+from edgelora.layers.mapped import MappedEmbedding, MappedLinear
+from edgelora.protocols import Batch
+from edgelora.run import run
+
+ADAPTERS = ["lora", "dora", "svd", "olora", "task-lora", "iec"]
+
+
+def base(folder, **changes):
+    folder.mkdir()
+    save_tokenizer(folder)
+    save_llama(folder, **{"num_hidden_layers": 3} | changes)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def three_blocks(tmp_path_factory):
+    return base(tmp_path_factory.mktemp("bases") / "three")
+
+
+def batch():
+    ids = torch.randint(1, 250, (2, 12), generator=torch.Generator().manual_seed(0))
+    mask, labels = torch.ones_like(ids), ids.clone()
+    labels[:, :4] = -100
+    mask[1, 8:], labels[1, 8:] = 0, -100
+    return Batch(ids, mask, labels, torch.zeros(2, dtype=torch.int64))
+
+
+def step(the_plan):
+    """Losses and gradients of one micro-batch, with adapters that no longer start at the base."""
+    model = load_base(the_plan)
+    if the_plan.recipe.train.streamed:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    torch.manual_seed(0)
+    layers = inject(model, the_plan)
+    parameters = trainable_parameters(layers)
+    torch.manual_seed(1)
+    for parameter in parameters.values():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    model.train()
+    losses = RowLosses(model, layers, 512)(batch())[0]
+    losses.sum().backward()
+    return losses.detach(), {name: parameter.grad for name, parameter in parameters.items()}
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_losses_and_gradients_are_those_of_a_resident_base(plan, three_blocks, adapter, dtype):
+    changes = {"adapter": {"name": adapter, "rank": 4}, "base": str(three_blocks)}
+    before = digest(three_blocks)
+    expected, gradients = step(plan({"dtype": dtype}, **changes))
+    losses, found = step(plan({"dtype": dtype, "streamed": True}, **changes))
+    assert torch.equal(losses, expected)
+    assert found.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        assert torch.equal(found[name], gradient), name
+    assert digest(three_blocks) == before
+
+
+def digest(folder):
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_are_those_of_a_resident_base(plan, tmp_path, tied, stored, dtype):
+    folder = base(tmp_path / "base", dtype=stored, tie_word_embeddings=tied, attention_bias=True)
+    expected = load_base(plan({"dtype": dtype}, base=str(folder)))(batch().input_ids).logits
+    streamed = load_base(plan({"dtype": dtype, "streamed": True}, base=str(folder)))
+    logits = streamed(batch().input_ids).logits
+    assert logits.dtype == expected.dtype
+    assert torch.allclose(logits, expected, rtol=1e-6, atol=1e-6)
+    if stored == dtype:
+        assert torch.equal(logits, expected)
+
+
+def test_weights_are_views_of_the_files_and_vectors_are_not(plan, three_blocks):
+    model = load_base(plan({"streamed": True}, base=str(three_blocks)))
+    shared = {name for name, parameter in model.named_parameters() if is_mapped(parameter)}
+    assert {name for name, parameter in model.named_parameters() if parameter.dim() > 1} == shared
+    assert isinstance(model.lm_head, MappedLinear)
+    assert isinstance(model.get_input_embeddings(), MappedEmbedding)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert not any(parameter.requires_grad or parameter.is_meta for parameter in model.parameters())
+
+
+def is_mapped(tensor):
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            first, last = (int(part, 16) for part in line.split()[0].split("-"))
+            if first <= tensor.data_ptr() < last:
+                return line.rstrip().endswith(".safetensors")
+    return False
+
+
+def test_a_whole_run_is_the_same_streamed(recipe, registry, three_blocks, tmp_path):
+    changes = {"base": str(three_blocks), "evaluators": ["loss", "exact-match"]}
+    settings = {"evaluate_every": 2, "evaluate_base": True}
+    plain = run(recipe(settings, out=str(tmp_path / "plain"), **changes), registry)
+    streamed = run(
+        recipe({**settings, "streamed": True}, out=str(tmp_path / "streamed"), **changes), registry
+    )
+    assert streamed.measurements == plain.measurements
+    assert streamed.base_measurements == plain.base_measurements
+    one, other = (load_file(each.folder / "adapter_model.safetensors") for each in (plain, streamed))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_generation_token_by_token_is_the_same_streamed(plan, three_blocks):
+    prompt = batch().input_ids[:1]
+    answers = [
+        load_base(plan({"streamed": streamed}, base=str(three_blocks))).generate(
+            prompt, max_new_tokens=8, do_sample=False, pad_token_id=0
+        )
+        for streamed in (False, True)
+    ]
+    assert torch.equal(*answers)
+
+
+def test_a_copy_of_a_streamed_model_computes_the_same(plan, three_blocks):
+    model = load_base(plan({"streamed": True}, base=str(three_blocks)))
+    other = copy.deepcopy(model)
+    assert torch.equal(other(batch().input_ids).logits, model(batch().input_ids).logits)
+
+
+def test_a_base_that_is_to_be_quantized_must_be_prepared_first(plan):
+    with pytest.raises(CombinationError, match=r"holds none that nf4 has quantized.*\n?.*") as caught:
+        load_base(plan({"streamed": True}, derivative="qlora"))
+    assert "edgelora bases prepare" in caught.value.fix
+    assert caught.value.fix.endswith("--quantizer nf4")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.pop("model.norm.weight"), "no tensor 'model.norm.weight'"),
+        (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), "no tensor model.layers.1.mlp.up_proj.weight"),
+        (lambda t: t.update(extra=torch.zeros(1)), "the tensor 'extra', which the model has no place for"),
+        (
+            lambda t: t.update({"model.layers.0.mlp.up_proj.bias": torch.zeros(128)}),
+            "a bias of model.layers.0.mlp.up_proj",
+        ),
+        (lambda t: t.update({"model.norm.weight": torch.zeros(65)}), r"\(65,\), and the model needs \(64,\)"),
+        (
+            lambda t: t.update({"model.layers.0.mlp.up_proj.weight": torch.zeros(64, 128)}),
+            r"up_proj.weight as \(64, 128\), and the model needs \(128, 64\)",
+        ),
+    ],
+)
+def test_files_that_do_not_hold_the_model_are_refused_by_name(plan, tmp_path, change, said):
+    folder = base(tmp_path / "base")
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=said):
+        load_base(plan({"streamed": True}, base=str(folder)))
+
+
+def test_a_file_of_a_bare_backbone_is_understood(plan, tmp_path):
+    folder = base(tmp_path / "base")
+    tensors = load_file(folder / "model.safetensors")
+    expected = load_base(plan(base=str(folder)))(batch().input_ids).logits
+    save_file({name.removeprefix("model."): t for name, t in tensors.items()}, folder / "model.safetensors")
+    model = load_base(plan({"streamed": True}, base=str(folder)))
+    assert torch.equal(model(batch().input_ids).logits, expected)
+
+
+def test_modules_left_unquantized_stay_what_they_are(plan, three_blocks):
+    model = load_base(plan({"streamed": True}, base=str(three_blocks), skip_modules=["down_proj"]))
+    assert not isinstance(model.model.layers[0].mlp.down_proj, FrozenLinear)
+    assert isinstance(model.model.layers[0].mlp.up_proj, FrozenLinear)
