@@ -19,9 +19,10 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from edgelora import micro
 from edgelora.bases import find_base
 from edgelora.engine.inject import is_named, matching
-from edgelora.engine.mapped import load_streamed
+from edgelora.engine.mapped import load_prepared, load_streamed
 from edgelora.errors import BaseNotFound, ModelError, OfflineNotCached
 from edgelora.plan import Plan
+from edgelora.prepared import prepared_base
 from edgelora.protocols import Quantizer
 
 
@@ -98,7 +99,8 @@ def load_base(plan: Plan, device: torch.device | None = None) -> Any:
 
     The model is built without memory; each tensor is read, quantized and dropped before the next one, so
     that the 16-bit model is never whole in memory. The output head and the recipe's ``skip_modules`` stay as
-    they are. Under ``train.streamed`` nothing is read: the weights stay in their files.
+    they are. Of a prepared base, and under ``train.streamed``, nothing is read: on a CPU the weights stay in
+    their files.
 
     Args:
         plan: Names the base, the quantizer, the dtype and the modules to skip.
@@ -112,6 +114,8 @@ def load_base(plan: Plan, device: torch.device | None = None) -> Any:
     folder = locate_base(plan.recipe.base, plan.recipe.revision)
     device = device or default_device()
     dtype = resolve_dtype(plan.recipe.train.dtype, device)
+    if record := prepared_base(folder):
+        return load_prepared(folder, _any_config(folder), record, plan, dtype).to(device)
     config = _config(folder)
     if plan.recipe.train.streamed:
         return load_streamed(folder, config, plan, dtype)
@@ -173,13 +177,7 @@ def no_progress_bar() -> Iterator[None]:
 
 
 def _config(folder: Path) -> Any:
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"{folder} has no config.json that transformers knows: {_first_line(error)}",
-            fix="pass the folder of a causal language model",
-        ) from error
+    config = _any_config(folder)
     method = getattr(config, "quantization_config", None)
     if method is not None:
         raise ModelError(
@@ -187,6 +185,16 @@ def _config(folder: Path) -> Any:
             fix="pass the unquantized model; edgelora quantizes it while reading",
         )
     return config
+
+
+def _any_config(folder: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{folder} has no config.json that transformers knows: {_first_line(error)}",
+            fix="pass the folder of a causal language model",
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from edgelora.engine.pack import flush_files
 from edgelora.errors import TargetExists
 from edgelora.files import disk_full_is_an_error, make_dirs, publish_directory
 from edgelora.layers import FrozenLinear, merge_into
+from edgelora.layers.mapped import MappedEmbedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,12 @@ def _fold(adapted: Adapted, dtype: torch.dtype) -> None:
     for module in list(model.modules()):
         if isinstance(module, FrozenLinear):
             replace_module(model, module, _linear(module.dequantize(dtype=dtype), module.bias))
+        elif isinstance(module, MappedEmbedding):
+            weight = module.weight.to(dtype)
+            replace_module(
+                model, module, nn.Embedding.from_pretrained(weight, padding_idx=module.padding_idx)
+            )
+    model.tie_weights()  # what was read from a file as one is one again
     model.to(dtype)
     model.config.dtype = dtype
 

@@ -2,6 +2,6 @@
 
 from edgelora.engine.mapped.files import MappedFiles, Pages
 from edgelora.engine.mapped.loading import load_mapped
-from edgelora.engine.mapped.streaming import load_streamed, stream
+from edgelora.engine.mapped.streaming import load_prepared, load_streamed, stream
 
-__all__ = ["MappedFiles", "Pages", "load_mapped", "load_streamed", "stream"]
+__all__ = ["MappedFiles", "Pages", "load_mapped", "load_prepared", "load_streamed", "stream"]

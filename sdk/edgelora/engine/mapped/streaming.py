@@ -1,22 +1,44 @@
-"""Streaming: a mapped base of which two blocks are in memory."""
+"""Bases that are left in their files: all of them where they are prepared, and streamed where asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from edgelora.capabilities import StockQuantization
 from edgelora.engine.mapped.blocks import decoder_blocks
 from edgelora.engine.mapped.loading import Mapped, load_mapped
 from edgelora.engine.mapped.residency import MappedBlocks, Residency
-from edgelora.errors import CombinationError
+from edgelora.engine.mapped.restoring import from_prepared, from_unquantized
 from edgelora.layers import FrozenLinear
 from edgelora.plan import Plan
-from edgelora.protocols import Quantizer
+from edgelora.prepared import PreparedBase
+
+
+def load_prepared(folder: Path, config: Any, record: PreparedBase, plan: Plan, dtype: torch.dtype) -> Any:
+    """The prepared base in ``folder``, a view of its files; streamed, where the plan says so.
+
+    Args:
+        folder: Of the base.
+        config: Its transformers configuration; a quantization in it is removed.
+        record: Of the base.
+        plan: Names the quantizer the base was prepared with.
+        dtype: In which the model computes.
+
+    Raises:
+        ModelError: The files are not those of the model, or a streamed one has no list of blocks.
+    """
+    # It is for transformers, which otherwise takes the model for one of its own quantized ones.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    streamed = plan.recipe.train.streamed
+    restore = from_prepared(plan, record)
+    skipped = record.skip_modules
+    base = load_mapped(folder, config, restore, skip_modules=skipped, dtype=dtype, gives_back=streamed)
+    if streamed:
+        stream(base)
+    return base.model
 
 
 def load_streamed(folder: Path, config: Any, plan: Plan, dtype: torch.dtype) -> Any:
@@ -30,23 +52,10 @@ def load_streamed(folder: Path, config: Any, plan: Plan, dtype: torch.dtype) -> 
 
     Raises:
         CombinationError: The quantizer changes weights, so that they are in no file.
-        ModelError: The base cannot be mapped, or has no list of blocks.
+        ModelError: The files are not those of the model, or it has no list of blocks.
     """
-    quantizer = plan.build("quantizer")
-    if not _leaves_weights_alone(quantizer):
-        name = plan.parts["quantizer"].name
-        raise CombinationError(
-            f"train.streamed reads each layer from its file again and again, and {folder} holds none that "
-            f"{name} has quantized",
-            fix=f"prepare it first: edgelora bases prepare {plan.recipe.base} --quantizer {name}",
-        )
-
-    def restore(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int]) -> FrozenLinear:
-        return quantizer.restore(tensors, name, shape, tensors["weight"].dtype)
-
-    base = load_mapped(
-        folder, config, restore, skip_modules=plan.recipe.skip_modules, dtype=dtype, gives_back=True
-    )
+    restore, skipped = from_unquantized(plan), plan.recipe.skip_modules
+    base = load_mapped(folder, config, restore, skip_modules=skipped, dtype=dtype, gives_back=True)
     stream(base)
     return base.model
 
@@ -61,7 +70,3 @@ def stream(base: Mapped) -> None:
     for linear in (part for block in blocks for part in block.modules() if isinstance(part, FrozenLinear)):
         linear.pages = base.files.pages([*linear.parameters(), *linear.buffers()])
     Residency(blocks, MappedBlocks(blocks, base.files))
-
-
-def _leaves_weights_alone(quantizer: Quantizer) -> bool:
-    return isinstance(quantizer, StockQuantization) and quantizer.quantization_config() == {}

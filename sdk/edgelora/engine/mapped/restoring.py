@@ -1,0 +1,55 @@
+"""How linears are made from what a base stores of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from edgelora.capabilities import StockQuantization, StockTensors
+from edgelora.engine.mapped.files import DTYPES
+from edgelora.engine.mapped.loading import Restore
+from edgelora.errors import CombinationError, ModelError
+from edgelora.layers import FrozenLinear
+from edgelora.plan import Plan
+from edgelora.prepared import PreparedBase
+
+
+def from_unquantized(plan: Plan) -> Restore:
+    """Linears as they lie in the files of an unquantized base.
+
+    Raises:
+        CombinationError: The plan's quantizer changes weights, so that its layers are in no file.
+    """
+    quantizer = plan.build("quantizer")
+    if not (isinstance(quantizer, StockQuantization) and quantizer.quantization_config() == {}):
+        name = plan.parts["quantizer"].name
+        raise CombinationError(
+            f"train.streamed reads each layer from the base's files again and again, and those of "
+            f"{plan.recipe.base} hold none that {name} has quantized",
+            fix=f"prepare it first: edgelora bases prepare {plan.recipe.base} --quantizer {name}",
+        )
+
+    def restore(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int]) -> FrozenLinear:
+        layer: FrozenLinear = quantizer.restore(tensors, name, shape, tensors["weight"].dtype)
+        return layer
+
+    return restore
+
+
+def from_prepared(plan: Plan, record: PreparedBase) -> Restore:
+    """Linears as the plan's quantizer made them when the base was prepared.
+
+    Raises:
+        ModelError: They are kept by names that the quantizer does not know.
+    """
+    quantizer, dtype = plan.build("quantizer"), DTYPES[record.dtype]
+    if record.form == "own":
+        return lambda tensors, name, shape: quantizer.restore(tensors, name, shape, dtype)
+    if not isinstance(quantizer, StockTensors):
+        raise ModelError(
+            f"{plan.recipe.base} keeps its linears as transformers does, and quantizer "
+            f"{plan.parts['quantizer'].name!r} cannot read them",
+            fix="prepare the base again: edgelora bases prepare",
+        )
+    return lambda tensors, name, shape: quantizer.restore(quantizer.own_tensors(tensors), name, shape, dtype)
