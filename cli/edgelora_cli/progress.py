@@ -1,4 +1,4 @@
-"""How far a pull is, on stderr: one line that changes on a terminal, a line now and then elsewhere."""
+"""How far a long command is, on stderr: on a terminal one line that changes, elsewhere one now and then."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ _REDRAW_EVERY_S = 0.2
 
 
 @contextmanager
-def show_progress() -> Iterator[Callable[[Progress], None] | None]:
-    """What to tell about progress; None with ``--quiet``. Threads may call it, one at a time."""
+def show_progress(verb: str = "fetched") -> Iterator[Callable[[Progress], None] | None]:
+    """What to tell about progress; None with ``--quiet``. Threads may call it, one at a time.
+
+    Args:
+        verb: What happened to the bytes that are done.
+    """
     if settings().quiet:
         yield None
         return
@@ -36,7 +40,7 @@ def show_progress() -> Iterator[Callable[[Progress], None] | None]:
         if progress.elapsed_s - last_s < every_s and not (is_done and is_terminal and last_s):
             return
         last_s = progress.elapsed_s
-        line = _line(progress)
+        line = f"{verb} {_line(progress)}"
         if is_terminal:
             click.echo(f"\r\x1b[K{line}", err=True, nl=False)
             is_open = True
@@ -55,6 +59,6 @@ def _line(progress: Progress) -> str:
     rate = progress.done_bytes / progress.elapsed_s if progress.elapsed_s > 0 else 0.0
     left_s = (total - progress.done_bytes) / rate if rate else 0.0
     return (
-        f"fetched {progress.done_bytes / 1e6:,.1f} of {total / 1e6:,.1f} MB "
+        f"{progress.done_bytes / 1e6:,.1f} of {total / 1e6:,.1f} MB "
         f"({100 * progress.done_bytes // total} %), {rate / 1e6:.1f} MB/s, {left_s:.0f} s left"
     )

@@ -30,6 +30,7 @@ COMMANDS = {
     "sign": LazyEntry("signatures:sign", "Sign an adapter.", ADAPTERS),
     "remove": LazyEntry("catalog:remove", "Delete an adapter, here or in a store.", ADAPTERS),
     "cache": LazyEntry("caches:cache", "See and prune what was fetched from remote stores.", ADAPTERS),
+    "bases": LazyEntry("bases:bases", "Quantize base models once, and see which are here.", SETUP),
     "plugins": LazyEntry("plugins:plugins", "See which derivatives and parts are installed.", SETUP),
     "stores": LazyEntry("stores:stores", "Name the places adapters live in.", SETUP),
     "conformance": LazyEntry("conformance:conformance", "Hold a reader to the specification.", SETUP),

@@ -1,10 +1,13 @@
-"""Base models that were brought to this machine, found by the digest of their weights."""
+"""Base models on this machine: brought here and found by the digest of their weights, or named by folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from edgelora import micro
+from edgelora.errors import BaseNotFound
 from edgelora.locations import home
+from edgelora.prepared import PreparedBase, prepared_base
 
 
 def bases_folder() -> Path:
@@ -21,3 +24,31 @@ def find_base(tensors_digest: str) -> Path | None:
     """The folder of a base that was brought here; whoever uses it identifies it anew."""
     place = base_place(tensors_digest)
     return place if (place / "config.json").is_file() else None
+
+
+def base_folder(base: str) -> Path:
+    """The folder of a base that is named as ``micro``, by its folder, or by its ``tensorsDigest``.
+
+    Raises:
+        BaseNotFound: It is none of these.
+    """
+    if base == "micro":
+        return micro.path()
+    folder = find_base(base) if base.startswith("sha256:") else Path(base).expanduser()
+    if folder is None or not folder.is_dir():
+        raise BaseNotFound(
+            f"there is no base model folder {base}", fix="pass a folder; see: edgelora bases list"
+        )
+    return folder.absolute()
+
+
+def prepared_at(base: str) -> PreparedBase | None:
+    """The record of the prepared base that a recipe's ``base`` names; None where it names another base.
+
+    Raises:
+        EdgeloraError: The folder has a record that cannot be used.
+    """
+    try:
+        return prepared_base(base_folder(base))
+    except BaseNotFound:
+        return None

@@ -64,3 +64,16 @@ def test_moving_and_checking_adapters_imports_nothing_heavy(tmp_path, monkeypatc
         ["remove", "acme/decimals", "--yes"],
     ):
         assert modules_after(arguments, tmp_path) == [], arguments
+
+
+def test_looking_at_prepared_bases_imports_nothing_heavy(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGELORA_HOME", str(tmp_path / "home"))
+    command = [sys.executable, "-m", "edgelora_cli", "bases", "prepare", "micro", "--quantizer", "nf4"]
+    subprocess.run(command, check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    for arguments in (
+        ["bases", "list"],
+        ["bases", "show", "micro-nf4"],
+        ["bases", "show", "micro"],
+        ["bases", "verify", "micro-nf4"],
+    ):
+        assert modules_after(arguments, tmp_path) == [], arguments

@@ -116,7 +116,7 @@ def load_base(plan: Plan, device: torch.device | None = None) -> Any:
     dtype = resolve_dtype(plan.recipe.train.dtype, device)
     if record := prepared_base(folder):
         return load_prepared(folder, _any_config(folder), record, plan, dtype).to(device)
-    config = _config(folder)
+    config = read_config(folder)
     if plan.recipe.train.streamed:
         return load_streamed(folder, config, plan, dtype)
     quantization = _LoadConfig(plan.build("quantizer"), plan.recipe.skip_modules)
@@ -176,7 +176,12 @@ def no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _config(folder: Path) -> Any:
+def read_config(folder: Path) -> Any:
+    """The configuration of an unquantized model.
+
+    Raises:
+        ModelError: transformers does not know it, or the weights are quantized.
+    """
     config = _any_config(folder)
     method = getattr(config, "quantization_config", None)
     if method is not None:

@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgelora.errors import ModelError
-from edgelora.manifest.base_identity import weights_files
+from edgelora.manifest.base_identity import READ_SUFFIXES, weights_files
 
 FileState = tuple[int, int, int, int, int]
 """Device, inode, size, and when content and inode were last changed."""
-
-_READ = (".safetensors", ".json", ".jinja", ".txt", ".model")
 
 
 def state_of_base(folder: Path) -> Mapping[str, FileState]:
@@ -22,7 +20,7 @@ def state_of_base(folder: Path) -> Mapping[str, FileState]:
         ModelError: The folder holds no weights that can be read.
     """
     try:
-        names = {name for name in os.listdir(folder) if name.endswith(_READ)}
+        names = {name for name in os.listdir(folder) if name.endswith(READ_SUFFIXES)}
         return {name: _state(folder / name) for name in sorted(names | set(weights_files(folder)))}
     except OSError as error:
         raise ModelError(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ from edgelora.manifest.base import Base, BaseFile
 from edgelora.manifest.canonical_json import canonical_json
 from edgelora.manifest.paths import check_path
 from edgelora.manifest.tensor_digest import HashedFile, digest_of_tensors, hash_weights
-from edgelora.prepared import PreparedBase, prepared_base
+from edgelora.prepared import RECORD_NAME, PreparedBase, prepared_base
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")
+"""Of the files a model or its tokenizer is read from."""
 _REWRITTEN_ON_SAVE = frozenset({"transformers_version", "_name_or_path", "torch_dtype", "dtype"})
 _TOKENIZER_PARTS = ("merges.txt", "spiece.model", "tokenizer.model", "vocab.json", "vocab.txt")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -45,7 +49,10 @@ def identify_base(
     if not folder.is_dir():
         raise MissingFile(f"there is no base model folder {folder}", fix="pass the folder of a base model")
     if record := prepared_base(folder):
-        check_prepared(folder, record, rehash=rehash)
+        for problem in prepared_problems(folder, record, rehash=rehash):
+            raise DigestMismatch(
+                problem, fix="prepare the base again: edgelora bases prepare MODEL --overwrite"
+            )
         return record.source if repo is None else record.source.model_copy(update={"repo": repo})
     cached_repo, cached_revision = _cached_name(folder)
     files = {name: hash_weights(folder / name, rehash=rehash) for name in weights_files(folder)}
@@ -63,33 +70,6 @@ def identify_base(
         config_semantic_digest=_semantic_digest(config),
         tokenizer_digest=_tokenizer_digest(folder),
         chat_template_digest=_chat_template_digest(folder),
-    )
-
-
-def check_prepared(folder: Path, record: PreparedBase, *, rehash: bool = False) -> None:
-    """Hold every file of a prepared base against its record.
-
-    Raises:
-        DigestMismatch: One is missing or another, or the tokenizer is not that of the source.
-        EdgeloraError: One cannot be read.
-    """
-    for file in record.files:
-        path = folder / file.path
-        if not path.is_file() or path.stat().st_size != file.size:
-            state = "is not there" if not path.is_file() else f"has {path.stat().st_size} bytes"
-            raise _damaged(path, f"{state}, and the record lists {file.size} bytes")
-        is_weights = path.suffix == ".safetensors"
-        sha256 = hash_weights(path, rehash=rehash).sha256 if is_weights else _digest(_read(path))[7:]
-        if sha256 != file.sha256:
-            raise _damaged(path, f"has the digest {sha256}, and the record lists {file.sha256}")
-    beside = (_tokenizer_digest(folder), _chat_template_digest(folder))
-    if beside != (record.source.tokenizer_digest, record.source.chat_template_digest):
-        raise _damaged(folder, "holds another tokenizer than the model it was made from")
-
-
-def _damaged(path: Path, problem: str) -> DigestMismatch:
-    return DigestMismatch(
-        f"{path} {problem}", fix="prepare the base again: edgelora bases prepare MODEL --overwrite"
     )
 
 
@@ -147,6 +127,42 @@ def _check_index(folder: Path, files: dict[str, HashedFile]) -> None:
                 f"{folder / INDEX_NAME} places {name!r} in {file}, which does not hold it",
                 fix="fetch the base model again, completely",
             )
+
+
+def prepared_problems(folder: Path, record: PreparedBase, *, rehash: bool = False) -> Iterator[str]:
+    """What a prepared base has otherwise than its record says, file by file; nothing if it is sound.
+
+    Raises:
+        ModelError: The folder cannot be read.
+    """
+    listed = {file.path: file for file in record.files}
+    try:
+        names = {name for name in os.listdir(folder) if name.endswith(READ_SUFFIXES)} - {RECORD_NAME}
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be read: {error.strerror}", fix="make it readable") from error
+    for name in sorted(names - listed.keys()):
+        yield f"{folder / name} is not listed in {RECORD_NAME}"
+    for name, file in listed.items():
+        if problem := _file_problem(folder / name, file, rehash):
+            yield f"{folder / name} {problem}"
+    stated = record.source.tokenizer_digest
+    if stated is not None and _tokenizer_digest(folder) != stated:
+        yield f"{folder} holds another tokenizer than {record.source.repo}, which it is made from"
+
+
+def _file_problem(path: Path, file: BaseFile, rehash: bool) -> str | None:
+    if not path.is_file():
+        return "is not there"
+    if (size := path.stat().st_size) != file.size:
+        return f"has {size} bytes, and {RECORD_NAME} lists {file.size}"
+    try:
+        is_weights = path.suffix == ".safetensors"
+        sha256 = hash_weights(path, rehash=rehash).sha256 if is_weights else _digest(_read(path))[7:]
+    except EdgeloraError as error:
+        return f"is damaged: {error.problem}"
+    return (
+        None if sha256 == file.sha256 else f"has the digest {sha256}, and {RECORD_NAME} lists {file.sha256}"
+    )
 
 
 def _cached_name(folder: Path) -> tuple[str | None, str | None]:

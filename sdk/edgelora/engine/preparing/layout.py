@@ -25,12 +25,16 @@ class Layout:
         shards: Names of the unquantized model's tensors by shard: its own one for each decoder block.
         quantized: Names of the linears that are quantized.
         kept: Names of the linears that are not: the output head, and those of ``skip_modules``.
+        tied: For each tensor that is not in ``shapes``, such as ``lm_head.weight``, the one it is tied to.
+        unused: Patterns of names that older files hold and the model has no use for.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     shards: tuple[tuple[str, ...], ...]
     quantized: frozenset[str]
     kept: tuple[str, ...]
+    tied: Mapping[str, str]
+    unused: tuple[str, ...]
 
 
 def layout_of(config: Any, skip_modules: tuple[str, ...] = ()) -> Layout:
@@ -54,7 +58,7 @@ def layout_of(config: Any, skip_modules: tuple[str, ...] = ()) -> Layout:
     # By identity: a tied head is the same parameter as the embeddings.
     once = {id(parameter): name for name, parameter in model.named_parameters()}
     tied = {
-        name
+        name: once[id(parameter)]
         for name, parameter in model.named_parameters(remove_duplicate=False)
         if once[id(parameter)] != name
     }
@@ -68,7 +72,8 @@ def layout_of(config: Any, skip_modules: tuple[str, ...] = ()) -> Layout:
     groups: dict[str, list[str]] = {}
     for name in shapes:
         groups.setdefault(_group(name, own), []).append(name)
-    return Layout(shapes, tuple(map(tuple, groups.values())), quantized, (*skipped, *heads))
+    unused = tuple(model._keys_to_ignore_on_load_unexpected or ())
+    return Layout(shapes, tuple(map(tuple, groups.values())), quantized, (*skipped, *heads), tied, unused)
 
 
 def _group(name: str, own: set[str]) -> str:

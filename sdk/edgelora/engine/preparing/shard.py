@@ -72,10 +72,8 @@ class ShardWriter:
         """Take a tensor, which may be forgotten afterwards."""
         self._new(name)
         start = self._file.tell()
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
         with disk_full_is_an_error(self.path):
-            if flat.numel():
-                self._file.write(flat.view(torch.uint8).numpy().data)
+            self._file.write(bytes_of(tensor))
         self._keep(name, DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), start)
 
     def copy(self, name: str, path: Path, entry: TensorEntry, dtype: torch.dtype) -> None:
@@ -87,18 +85,16 @@ class ShardWriter:
             entry: Where it lies there; nothing may change it until `finish`.
             dtype: Of the stored tensor, where ``entry`` is of floats of another one.
         """
-        stored = DTYPES.get(entry.dtype)
-        if stored is None or not stored.is_floating_point or stored == dtype:
-            self._new(name)
+        self._new(name)
+        kept = kept_dtype(entry.dtype, dtype)
+        if kept == entry.dtype:
             self._pieces[name] = _Piece(path, entry)
             return
-        self._new(name)
         start = self._file.tell()
         with disk_full_is_an_error(self.path), open(path, "rb") as file:
-            for piece in _read(file, entry):
-                converted = torch.frombuffer(bytearray(piece), dtype=stored).to(dtype)
-                self._file.write(converted.view(torch.uint8).numpy().data)
-        self._keep(name, DTYPE_NAMES[dtype], entry.shape, start)
+            for piece in converted_pieces(file, entry, kept):
+                self._file.write(piece)
+        self._keep(name, kept, entry.shape, start)
 
     def finish(self) -> HashedFile:
         """Put the shard together, let it appear, durably, and say what is in it.
@@ -140,6 +136,27 @@ class ShardWriter:
         self._pieces[name] = _Piece(self._spill, TensorEntry(dtype, shape, start, self._file.tell()))
 
 
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, row-major."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+
+
+def kept_dtype(stored: str, dtype: torch.dtype) -> str:
+    """In which a tensor that is not quantized is kept: floats in ``dtype``, all else as it is."""
+    known = DTYPES.get(stored)
+    return DTYPE_NAMES[dtype] if known is not None and known.is_floating_point else stored
+
+
+def converted_pieces(file: BinaryIO, entry: TensorEntry, dtype: str) -> Iterator[bytes | memoryview]:
+    """As `read_pieces`, converted to another dtype."""
+    for piece in read_pieces(file, entry):
+        if dtype == entry.dtype:
+            yield piece
+        else:
+            yield bytes_of(torch.frombuffer(bytearray(piece), dtype=DTYPES[entry.dtype]).to(DTYPES[dtype]))
+
+
 def tensor_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Size of a tensor in a file."""
     return prod(shape) * DTYPE_BITS[dtype] // 8
@@ -154,7 +171,7 @@ def _assemble(out: BinaryIO, ordered: list[tuple[str, _Piece]]) -> HashedFile:
     for name, piece in ordered:
         one = hashlib.sha256()
         with open(piece.path, "rb") as file:
-            for data in _read(file, piece.entry):
+            for data in read_pieces(file, piece.entry):
                 out.write(data)
                 whole.update(data)
                 one.update(data)
@@ -179,7 +196,12 @@ def _header(ordered: list[tuple[str, _Piece]]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _read(file: BinaryIO, entry: TensorEntry) -> Iterator[bytes]:
+def read_pieces(file: BinaryIO, entry: TensorEntry) -> Iterator[bytes]:
+    """The bytes of a tensor in an open file, a few megabytes at a time.
+
+    Raises:
+        ModelError: The file ends before the tensor does.
+    """
     file.seek(entry.start)
     left = entry.end - entry.start
     while left:

@@ -85,8 +85,11 @@ class PreparedShard:
 
     def linear(self, name: str, linear: nn.Linear) -> None:
         """Quantize a linear and store its layer; ``linear`` may be forgotten afterwards."""
-        layer = self._writer.quantizer.quantize(linear, name)
-        for leaf, tensor in self._writer.tensors_of(layer).items():
+        self.layer(name, self._writer.quantizer.quantize(linear, name))
+
+    def layer(self, name: str, layer: FrozenLinear) -> None:
+        """Store a layer that the quantizer made."""
+        for leaf, tensor in stored_tensors(self._writer.quantizer, layer).items():
             self._shard.add(f"{name}.{leaf}", tensor)
 
 
@@ -154,13 +157,6 @@ class PreparedWriter:
             yield PreparedShard(self, writer)
             self._finished[name] = writer.finish()
         write_journal(self.staging, self._work(), self._finished)
-
-    def tensors_of(self, layer: FrozenLinear) -> Mapping[str, Tensor]:
-        """What is stored of a layer, by names after the linear's."""
-        if self.stock is None:
-            return layer.state_dict()
-        tensors: Mapping[str, Tensor] = self.quantizer.stock_tensors(layer)
-        return tensors
 
     def publish(self, config: Mapping[str, Any], files: Mapping[str, bytes]) -> PreparedBase:
         """Add what is not weights, and let the folder appear, whole.
@@ -244,6 +240,14 @@ def stock_configuration(quantizer: object) -> Mapping[str, Any] | None:
     if isinstance(quantizer, StockTensors) and isinstance(quantizer, StockQuantization):
         return quantizer.quantization_config()
     return None
+
+
+def stored_tensors(quantizer: Any, layer: FrozenLinear) -> dict[str, Tensor]:
+    """What is stored of a layer that ``quantizer`` made, by names after the linear's."""
+    if stock_configuration(quantizer) is None:
+        return layer.state_dict()
+    tensors: dict[str, Tensor] = quantizer.stock_tensors(layer)
+    return tensors
 
 
 def _json(document: Mapping[str, Any]) -> bytes:
