@@ -218,7 +218,10 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One padded micro-batch on the model's device.
+    """One padded micro-batch on the model's device. May gain defaulted fields.
+
+    In a packed batch a sequence holds several rows of one task. Its ``attention_mask`` tells tokens from
+    padding and does not keep rows apart: forwards on it are made by `edgelora.layers.loss.row_losses`.
 
     Attributes:
         input_ids: int64 (batch, tokens).
@@ -226,6 +229,8 @@ class Batch:
         labels: int64 (batch, tokens); -100 where no loss is taken; not shifted.
         task_ids: int64 (batch,), indices into the run's ``tasks``.
         rows: Where each row came from: ``"train.jsonl:17"``.
+        position_ids: int64 (batch, tokens), from 0 in each row of a packed batch; None in others.
+        row_lengths: Tokens of the rows of each sequence of a packed batch, in order.
     """
 
     input_ids: Tensor
@@ -233,6 +238,8 @@ class Batch:
     labels: Tensor
     task_ids: Tensor
     rows: tuple[str, ...] = ()
+    position_ids: Tensor | None = None
+    row_lengths: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

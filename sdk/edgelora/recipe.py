@@ -81,6 +81,9 @@ class TrainSettings(_Section):
     max_gradient_norm: Annotated[float, Field(gt=0)] | None = 1.0
     max_length: Annotated[int, Field(ge=2)] = 2048
     """Tokens per row; longer rows are cut and counted."""
+    packing: bool = False
+    """Rows of a task share sequences of at most ``max_length`` tokens, ``batch_size`` of them at a time. The
+    rows of a step, and what it computes, stay the same."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 3407
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of unquantized weights and activations. ``auto``: bfloat16 on a GPU that has it, else float32."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from edgelora.capabilities import HasAuxLosses, TaskAware
-from edgelora.engine.data import Row, collate
+from edgelora.engine.data import collate
 from edgelora.errors import NonFiniteLoss
 from edgelora.layers.loss import row_losses
 from edgelora.protocols import Batch, LossCombiner
@@ -63,6 +64,7 @@ class Gradients:
         tasks: Names of the tasks, in the order of ``task_ids``.
         accelerator: Runs the backward passes.
         pad_id: For padding rows.
+        collate: Makes a batch of a micro-batch, ``pad_id`` and a device.
     """
 
     def __init__(
@@ -73,21 +75,23 @@ class Gradients:
         tasks: Sequence[str],
         accelerator: Accelerator,
         pad_id: int,
+        collate: Callable[[Any, int, torch.device], Batch] = collate,
     ) -> None:
         self.forward = forward
         self.combiner = combiner
         self.tasks = tasks
         self.accelerator = accelerator
         self.pad_id = pad_id
+        self.collate = collate
         for parameter in combiner.parameters():
             # In place: the optimizer already holds the parameter.
             parameter.data = parameter.data.to(accelerator.device)
 
-    def accumulate(self, micro_batches: Sequence[Sequence[Row]], tokens: Sequence[int], step: int) -> float:
+    def accumulate(self, micro_batches: Sequence[Any], tokens: Sequence[int], step: int) -> float:
         """Add up the gradients of this process's micro-batches.
 
         Args:
-            micro_batches: This process's rows of the step.
+            micro_batches: Those of this process in the step, as ``collate`` takes them.
             tokens: Labelled tokens of the step by task, over all processes.
             step: Optimizer step, from 0.
 
@@ -99,8 +103,8 @@ class Gradients:
         """
         accelerator = self.accelerator
         total = torch.zeros((), device=accelerator.device)
-        for number, rows in enumerate(micro_batches):
-            batch = collate(rows, self.pad_id, accelerator.device)
+        for number, micro_batch in enumerate(micro_batches):
+            batch = self.collate(micro_batch, self.pad_id, accelerator.device)
             # Gradients travel between processes with the last micro-batch only.
             last = number == len(micro_batches) - 1
             with torch.enable_grad() if last else accelerator.no_sync(self.forward):

@@ -18,6 +18,7 @@ from edgelora.engine.gradients import Gradients, RowLosses
 from edgelora.engine.inject import trainable_parameters
 from edgelora.engine.interrupts import StopRequest, stop_request
 from edgelora.engine.memory import peaks
+from edgelora.engine.micro_batches import PackedRows, PaddedRows, check_packing
 from edgelora.engine.optimizer import clipped_parameters, make_optimizer, make_schedule
 from edgelora.engine.report import Reporter
 from edgelora.engine.run_folder import RunFolder
@@ -116,6 +117,11 @@ class TrainingLoop:
             processes=accelerator.num_processes,
         )
         self.total = total_steps(plan, self.order)
+        self.micro_batches: PaddedRows | PackedRows = PaddedRows(dataset.train, self.settings)
+        if self.settings.packing:
+            self.micro_batches = packed = PackedRows(dataset.train, self.settings)
+            check_packing(model, layers)
+            around.reporter.message(packed.report(self.order, self.total).line())
         self.state = self._make_state(plan)
         self.gradients = Gradients(
             accelerator.prepare(RowLosses(model, layers, self.settings.loss_rows)),
@@ -123,6 +129,7 @@ class TrainingLoop:
             tasks=dataset.tasks,
             accelerator=accelerator,
             pad_id=pad_id(around.tokenizer),
+            collate=self.micro_batches.collate,
         )
         self.learned = list(trainable_parameters(layers).values())
         self.save_every = self.settings.save_every or max(10, self.total // 10)
@@ -142,12 +149,12 @@ class TrainingLoop:
         self.model.train()
         seed_everything(self.settings.seed, step, process)
         dealt = self.order.step(step)
-        mine = [[self.dataset.train[index] for index in micro_batch] for micro_batch in dealt[process]]
+        micro_batches = self.micro_batches.of_step(dealt)
         indices = [index for each in dealt for micro_batch in each for index in micro_batch]
         labelled = self._labelled_by_task(indices)
 
         state.rank_scheduler.before_forward(step)
-        loss = self.gradients.accumulate(mine, labelled, step)
+        loss = self.gradients.accumulate(micro_batches[process], labelled, step)
         norm = self._clip(step, indices)
         state.rank_scheduler.before_update(step)
         state.optimizer.step()
@@ -172,6 +179,7 @@ class TrainingLoop:
             "tokens": sum(lengths),
             "labelled_tokens": sum(labelled),
             "longest": max(lengths),
+            "sequences": sum(len(micro_batch) for each in micro_batches for micro_batch in each),
             "seconds": round(seconds, 4),
             "tokens_per_second": round(sum(lengths) / seconds, 1),
             "peak_bytes": peaks(),

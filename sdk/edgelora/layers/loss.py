@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from edgelora.layers.packed import forward_arguments
 from edgelora.protocols import Batch
 
 IGNORED = -100
@@ -23,7 +24,7 @@ LogitsOf = Callable[[Any, Any, Tensor], Tensor]
 
 
 def row_losses(model: Any, batch: Batch, chunk: int = 512) -> tuple[Tensor, Tensor]:
-    """Summed cross-entropy and labelled tokens of each row.
+    """Summed cross-entropy and labelled tokens of each row, or of each sequence of a packed batch.
 
     Only positions that predict a labelled token reach the output head and what follows it (capping, scaling),
     ``chunk`` of them at a time; their logits are computed again in the backward pass instead of being kept.
@@ -62,11 +63,11 @@ def _token_losses(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets
 
 
 def _hidden_and_logits(model: Any, batch: Batch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
     logits_of = _way_to_logits(model, batch.input_ids[:, :4])
-    if logits_of is None:
-        return model(**inputs).logits, nn.Identity()
-    output = model.base_model(**inputs)
+    with forward_arguments(model, batch) as inputs:
+        if logits_of is None:
+            return model(**inputs).logits, nn.Identity()
+        output = model.base_model(**inputs)
     kind = type(output)
     return output.last_hidden_state, lambda hidden: logits_of(model, kind, hidden)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from random import Random
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from edgelora.errors import DataError
 
 STEPS_PER_GROUP = 16
 """Steps whose rows are sorted by length together: enough to save padding, few enough to stay random."""
+
+
+Item = TypeVar("Item")
 
 
 class HasTokens(Protocol):
@@ -77,7 +80,7 @@ class StepOrder:
         epoch, position = divmod(index, self.steps_per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._order(epoch))
-        return self._deal(self._epoch[1][position])
+        return deal(self._epoch[1][position], batch_size=self._batch_size, processes=self._processes)
 
     def _order(self, epoch: int) -> list[list[int]]:
         random = Random(f"{self._seed}/{epoch}")
@@ -97,15 +100,25 @@ class StepOrder:
             steps[0], steps[first] = steps[first], steps[0]
         return steps
 
-    def _deal(self, rows: list[int]) -> list[list[list[int]]]:
-        """Give neighbours in length to one micro-batch, and micro-batches of like length to all processes."""
-        rounds = -(-len(rows) // (self._processes * self._batch_size))
-        count = min(len(rows), self._processes * rounds)
-        micro_batches = _cut(rows, _even_sizes(len(rows), count))
-        return [micro_batches[process :: self._processes] for process in range(self._processes)]
-
     def _longest_first(self, index: int) -> tuple[int, int]:
         return -self._lengths[index], index
+
+
+def deal(items: list[Item], *, batch_size: int, processes: int) -> list[list[list[Item]]]:
+    """Give neighbours in length to one micro-batch, and micro-batches of like length to all processes.
+
+    Args:
+        items: What is computed in one step, longest first.
+        batch_size: Most items per micro-batch.
+        processes: Processes training together; at most as many as items.
+
+    Returns:
+        For each process, for each of its micro-batches, its items.
+    """
+    rounds = -(-len(items) // (processes * batch_size))
+    count = min(len(items), processes * rounds)
+    micro_batches = _cut(items, _even_sizes(len(items), count))
+    return [micro_batches[process::processes] for process in range(processes)]
 
 
 def _step_sizes(rows: int, rows_per_step: int, processes: int) -> list[int]:
@@ -119,5 +132,5 @@ def _even_sizes(total: int, parts: int) -> list[int]:
     return [size + 1] * larger + [size] * (parts - larger)
 
 
-def _cut(rows: list[int], sizes: list[int]) -> list[list[int]]:
-    return [rows[start:end] for start, end in pairwise(accumulate(sizes, initial=0))]
+def _cut(items: list[Item], sizes: list[int]) -> list[list[Item]]:
+    return [items[start:end] for start, end in pairwise(accumulate(sizes, initial=0))]
