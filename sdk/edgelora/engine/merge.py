@@ -71,10 +71,7 @@ def _fold(adapted: Adapted, dtype: torch.dtype) -> None:
         if isinstance(module, FrozenLinear):
             replace_module(model, module, _linear(module.dequantize(dtype=dtype), module.bias))
         elif isinstance(module, MappedEmbedding):
-            weight = module.weight.to(dtype)
-            replace_module(
-                model, module, nn.Embedding.from_pretrained(weight, padding_idx=module.padding_idx)
-            )
+            replace_module(model, module, _embedding(module.weight.to(dtype), module.padding_idx))
     model.tie_weights()  # what was read from a file as one is one again
     model.to(dtype)
     model.config.dtype = dtype
@@ -86,3 +83,7 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
     if bias is not None:
         linear.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
     return linear
+
+
+def _embedding(weight: torch.Tensor, padding_idx: int | None) -> nn.Embedding:
+    return nn.Embedding(*weight.shape, padding_idx=padding_idx, _weight=weight, _freeze=True)
