@@ -102,7 +102,7 @@ def prepare(
 )
 def list_command() -> None:
     """List the bases that were prepared, trained on or brought in a bundle, and are still there."""
-    from edgelora.engine.known_bases import known_bases
+    from edgelora.known_bases import known_bases
 
     known = list(known_bases())
     document = [

@@ -54,7 +54,7 @@ def evaluate(
     from edgelora.engine.base import locate_base
     from edgelora.engine.data import load_dataset
     from edgelora.engine.evaluate import evaluate as measure
-    from edgelora.engine.source import SourceWeights
+    from edgelora.engine.source import source_weights
     from edgelora_cli.measurements import measurement_table
     from edgelora_cli.models import open_adapted, open_base, use_threads
 
@@ -77,7 +77,7 @@ def evaluate(
         plan,
         tokenizer=opened.tokenizer,
         dataset=dataset,
-        source=SourceWeights(locate_base(opened.base, wanted.revision)),
+        source=source_weights(locate_base(opened.base, wanted.revision)),
     )
     document = {
         "base": opened.base,

@@ -19,6 +19,7 @@ from edgelora.files import disk_full_is_an_error, exclusive_lock, fsync_dir, mak
 from edgelora.locations import home
 from edgelora.manifest.base_identity import INDEX_NAME, identify_base
 from edgelora.manifest.pickles import HEAD_BYTES, reason_to_refuse
+from edgelora.prepared import RECORD_NAME
 
 _PIECE_BYTES = 2**20
 
@@ -93,6 +94,12 @@ def _is_weights(path: str) -> bool:
 def _gather(bundle: Bundle, base: BundledBase, staging: Path) -> int:
     make_dirs(staging)
     _delete_others(staging, base)
+    if any(file.path == RECORD_NAME for file in base.files):
+        # Its weights would be taken for those of the model it names, whatever they are.
+        raise UnsafeFile(
+            f"the base {base.repo!r} of the bundle is a prepared one, which may name any model as its source",
+            fix="do not use this bundle; prepare the base from the unquantized model here",
+        )
     copied = sum(_copy(bundle, file, staging) for file in base.files)
     fsync_dir(staging)
     _check(staging, base)

@@ -25,6 +25,7 @@ from edgelora.manifest import (
 )
 from edgelora.manifest.base_identity import INDEX_NAME, SINGLE_NAME, identify_base, weights_files
 from edgelora.manifest.tree import walk
+from edgelora.prepared import prepared_base
 from edgelora.store import Reference, Snapshot, Store, is_folder_path, open_store, parse_reference
 from edgelora.transfer.catalog import find_pulled
 from edgelora.transfer.naming import telling_of_folder
@@ -184,6 +185,11 @@ def _take_base(contents: Contents, base: str) -> None:
     if not folder.is_dir():
         raise MissingFile(
             f"there is no base model folder {folder}", fix="pass the folder of a base model, or micro"
+        )
+    if record := prepared_base(folder):
+        raise BundleError(
+            f"{folder} is a prepared base, and what it was made from is only its own word",
+            fix=f"take the unquantized {record.source.repo} along, and prepare it where the bundle goes",
         )
     for path in weights_files(folder):
         _refuse_long(str(folder / path), (folder / path).stat().st_size, fix=_SHARDS)

@@ -14,24 +14,27 @@ from torch import Tensor, nn
 from edgelora.capabilities import TaskAware
 from edgelora.engine.base import load_base, load_tokenizer, locate_base
 from edgelora.engine.inject import adapter_tensors, inject, is_named, plain_linears, replace_module
-from edgelora.engine.known_bases import recall_base
 from edgelora.engine.manifest_plan import plan_of
 from edgelora.engine.pack import NATIVE_NAME
 from edgelora.engine.peft_format import WEIGHTS_NAME, from_peft
 from edgelora.errors import (
     BaseNotFound,
     EdgeloraError,
+    ModelError,
     NoEffect,
     OfflineNotCached,
     PlanError,
     TensorsMismatch,
 )
+from edgelora.known_bases import recall_base
 from edgelora.layers import FrozenLinear
-from edgelora.manifest import Base, Manifest
+from edgelora.manifest import Manifest
 from edgelora.manifest.base_files import check_base_unchanged, state_of_base
 from edgelora.manifest.base_identity import identify_base
 from edgelora.manifest.base_match import check_base
 from edgelora.plan import Plan
+from edgelora.plan.prepared import check_adapter_fits
+from edgelora.prepared import prepared_base
 from edgelora.registry import Registry
 from edgelora.signing import check_trusted
 from edgelora.transfer import locate_adapter
@@ -87,8 +90,9 @@ def load_adapted(
     Args:
         reference: An adapter directory, a pulled adapter, or a reference into a store.
         registry: The installed plugins; where left out they are imported once the adapter may be trusted.
-        base: Folder or Hub id of the base; by default the one the manifest names, or the folder where a base
-            with the same weights was last trained on.
+        base: Folder or Hub id of the base, unquantized or prepared with the quantizer the adapter was trained
+            over; by default the one the manifest names, or the folder where a base with the same weights was
+            last trained on or prepared.
         revision: Of ``base``, where that is a Hub id.
         dtype: ``auto``, ``float32`` or ``bfloat16``; the quantized weights do not depend on it.
         device: Where to load; the first GPU, or the CPU, when left out.
@@ -102,8 +106,12 @@ def load_adapted(
     """
     folder = locate_adapter(reference)
     manifest = check_trusted(folder)
-    place = _find_base(manifest.base, base, revision)
-    plan = plan_of(manifest, registry or Registry.discover(), base=str(place), dtype=dtype)
+    place = _find_base(manifest, base, revision)
+    registry = registry or Registry.discover()
+    if record := prepared_base(place):
+        for component in manifest.components:
+            check_adapter_fits(component, record, str(place), registry)
+    plan = plan_of(manifest, registry, base=str(place), dtype=dtype)
     state = state_of_base(place)
     check_base(manifest.base, identify_base(place), str(place))
     model, tokenizer = load_base(plan, device), load_tokenizer(place)
@@ -123,11 +131,17 @@ def apply(model: Any, reference: str, registry: Registry | None = None) -> dict[
 
     Raises:
         WrongBase: The folder the model came from holds another base.
+        ModelError: The folder holds a prepared base.
         EdgeloraError: Whatever else `load_adapted` raises.
     """
     folder = locate_adapter(reference)
     manifest = check_trusted(folder)
     place = locate_base(model.name_or_path)
+    if prepared_base(place):
+        raise ModelError(
+            f"the model comes from {place}, a prepared base, whose linears are quantized already",
+            fix="let edgelora load it: load_adapted(reference, base=...)",
+        )
     check_base(manifest.base, identify_base(place), str(place))
     plan = plan_of(manifest, registry or Registry.discover(), base=str(place), dtype="auto")
     quantizer = plan.build("quantizer")
@@ -145,13 +159,14 @@ def apply(model: Any, reference: str, registry: Registry | None = None) -> dict[
         raise
 
 
-def _find_base(wanted: Base, given: str | None, revision: str | None) -> Path:
+def _find_base(manifest: Manifest, given: str | None, revision: str | None) -> Path:
     if given is not None:
         return locate_base(given, revision)
+    wanted = manifest.base
     try:
         return locate_base(wanted.repo, wanted.revision)
     except (BaseNotFound, OfflineNotCached) as error:
-        if remembered := recall_base(wanted):
+        if remembered := recall_base(wanted, manifest.components[0].parts.get("quantizer")):
             return remembered
         raise BaseNotFound(
             f"the adapter's base {wanted.repo!r} is neither a folder here nor in the Hub's cache",

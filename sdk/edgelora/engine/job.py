@@ -22,12 +22,12 @@ from edgelora.engine.compute import make_accelerator
 from edgelora.engine.conditions import fix_conditions, restore_conditions, seed_everything
 from edgelora.engine.data import Dataset, load_dataset
 from edgelora.engine.effect import changes_something
-from edgelora.engine.known_bases import remember_base
 from edgelora.engine.memory import peaks, reset_peaks
 from edgelora.engine.report import QuietReporter, Reporter
 from edgelora.engine.run_folder import RunFolder
-from edgelora.engine.source import SourceWeights
+from edgelora.engine.source import source_for, source_weights
 from edgelora.errors import PlanError, ResumeMismatch
+from edgelora.known_bases import remember_base
 from edgelora.manifest import MANIFEST_NAME, Base, Manifest, read_manifest
 from edgelora.manifest.base_files import check_base_unchanged, state_of_base
 from edgelora.manifest.base_identity import identify_base
@@ -140,7 +140,7 @@ class Job:
     def inject(self, model: Any) -> dict[str, nn.Module]:
         """Adapt the model; the seed is set before the adapter draws its start."""
         seed_everything(self.plan.recipe.train.seed, step=-1)
-        layers = inject.inject(model, self.plan, self.adapter, SourceWeights(self.place))
+        layers = inject.inject(model, self.plan, self.adapter, source_for(self.adapter, self.place))
         check_base_unchanged(self.place, self.base_state)
         count = sum(parameter.numel() for parameter in inject.trainable_parameters(layers).values())
         self.trainable = count
@@ -201,7 +201,7 @@ class Job:
             self.plan,
             tokenizer=self.tokenizer,
             dataset=dataset,
-            source=SourceWeights(self.place),
+            source=source_weights(self.place),
         )
 
     def pack(

@@ -7,9 +7,45 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
+from edgelora.capabilities import WantsSource
 from edgelora.errors import ModelError
-from edgelora.manifest.base_identity import weights_files
+from edgelora.known_bases import recall_source
+from edgelora.manifest.base_identity import identify_base, weights_files
 from edgelora.manifest.tensors import MAX_BASE_HEADER, read_header
+from edgelora.plan.prepared import source_is_missing
+from edgelora.prepared import prepared_base
+
+
+def source_weights(folder: Path) -> SourceWeights | None:
+    """The unquantized weights of the base in ``folder``; None where it is prepared and nobody knows them.
+
+    Those of a prepared base are in a folder this machine once trained on or was brought, if it still holds
+    what the base was made from.
+
+    Raises:
+        ModelError: The folder holds no safetensors weights.
+    """
+    record = prepared_base(folder)
+    if record is None:
+        return SourceWeights(folder)
+    source = recall_source(record.source)
+    if source is None or identify_base(source).tensors_digest != record.source.tensors_digest:
+        return None
+    return SourceWeights(source)
+
+
+def source_for(adapter: object, folder: Path) -> SourceWeights | None:
+    """As `source_weights`, for an adapter that may need them to start.
+
+    Raises:
+        CombinationError: It does, and they are nowhere.
+        ModelError: The folder holds no safetensors weights.
+    """
+    source = source_weights(folder)
+    record = prepared_base(folder)
+    if source is None and record is not None and isinstance(adapter, WantsSource):
+        raise source_is_missing(str(folder), record, "the adapter")
+    return source
 
 
 class SourceWeights:

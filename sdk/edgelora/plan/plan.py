@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
-from edgelora.errors import (
-    CombinationError,
-    PartNotFound,
-    PlanError,
-    PluginMissing,
-)
+from edgelora.bases import prepared_at
+from edgelora.errors import CombinationError, PlanError
 from edgelora.parts import Kind
 from edgelora.plan.choice import choose_evaluators, choose_part
-from edgelora.plan.part import PlannedPart, plan_part
+from edgelora.plan.part import PlannedPart
+from edgelora.plan.prepared import check_source_is_known, over_prepared
+from edgelora.plan.stated import installed, part_from_document
 from edgelora.plan.text import describe_plan
 from edgelora.recipe import PartChoice, Recipe
 from edgelora.registry import Registry
-from edgelora.registry.status import FoundDerivative, FoundPart
+from edgelora.registry.status import FoundDerivative
 
 SINGLE_KINDS: tuple[Kind, ...] = ("quantizer", "adapter", "rank_scheduler", "loss_combiner")
 """The kinds a plan has exactly one part of; evaluators may be many."""
@@ -33,8 +31,6 @@ UNSTREAMED = {
     "AdaptsModel": "it changes the model as a whole, which is never whole in memory",
 }
 """Capabilities of adapters that need more of the base than streaming keeps, and why."""
-
-Found = TypeVar("Found", FoundPart, FoundDerivative)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +81,13 @@ class Plan:
 def make_plan(recipe: Recipe, registry: Registry) -> Plan:
     """Resolve all names of a recipe, validate all options, and refuse parts that cannot work together.
 
+    Over a prepared base, the quantizer and the modules left unquantized are those of the base.
+
     Raises:
         PartNotFound: A name is offered by no plugin that works.
         AmbiguousPart: A bare name is offered by several.
         OptionsError: A part refuses its options.
-        CombinationError: A chosen part refuses another.
+        CombinationError: A chosen part refuses another, or the base is prepared with another quantizer.
         PlanError: The recipe leaves something open, lists an evaluator twice, or a part's options do not suit
             the rest of the plan.
         PluginBug: A part breaks a rule of its hook.
@@ -100,6 +98,9 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
             fix="leave 'past' out",
         )
     origin = registry.derivative(recipe.derivative)
+    record = prepared_at(recipe.base)
+    if record is not None:
+        recipe = over_prepared(recipe, record, registry)
     given: dict[Kind, PartChoice | None] = {
         "quantizer": recipe.quantizer,
         "adapter": recipe.adapter,
@@ -109,6 +110,8 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
     parts = {kind: choose_part(kind, given[kind], origin, registry) for kind in SINGLE_KINDS}
     _check_abilities(parts["adapter"])
     _check_streaming(recipe, parts["adapter"])
+    if record is not None:
+        check_source_is_known(recipe, record, parts["adapter"])
     evaluators = choose_evaluators(recipe, origin, registry)
     _check_combination((*parts.values(), *evaluators))
     _check_needs(parts["adapter"], (*parts.values(), *evaluators))
@@ -137,7 +140,7 @@ def plan_from_document(document: Mapping[str, Any], registry: Registry) -> Plan:
     try:
         recipe = Recipe.model_validate(document["recipe"])
         stated = document["derivative"]
-        origin = _installed("derivative", stated, registry.derivative)
+        origin = installed("derivative", stated, registry.derivative)
         parts = {kind: part_from_document(kind, document["parts"][kind], registry) for kind in SINGLE_KINDS}
         evaluators = tuple(part_from_document("evaluator", each, registry) for each in document["evaluators"])
         tasks = tuple(document["tasks"])
@@ -149,29 +152,6 @@ def plan_from_document(document: Mapping[str, Any], registry: Registry) -> Plan:
     _check_combination((*parts.values(), *evaluators))
     _check_needs(parts["adapter"], (*parts.values(), *evaluators))
     return Plan(recipe, origin.derivative.name, origin, MappingProxyType(parts), evaluators, tasks)
-
-
-def part_from_document(kind: Kind, document: Mapping[str, Any], registry: Registry) -> PlannedPart:
-    """Rebuild one part from `PlannedPart.as_document`, as manifests and checkpoints hold it.
-
-    Raises:
-        PluginMissing: Its plugin is not installed or does not load; the message names the distribution.
-        OptionsError: The installed version of the part refuses the options.
-    """
-    found = _installed(kind, document, lambda name: registry.part(kind, name))
-    return plan_part(found, document["options"])
-
-
-def _installed(what: str, document: Mapping[str, Any], look_up: Callable[[str], Found]) -> Found:
-    name = f"{document['plugin']}:{document['name']}"
-    try:
-        return look_up(name)
-    except PartNotFound as error:
-        distribution, version = document["distribution"], document["version"]
-        raise PluginMissing(
-            f"{what.replace('_', ' ')} {name!r} of {distribution} {version} is needed: {error.problem}",
-            fix=f"if you trust it, install it: pip install '{distribution}=={version}'",
-        ) from error
 
 
 def _check_abilities(adapter: PlannedPart) -> None:

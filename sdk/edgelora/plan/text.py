@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from edgelora.bases import prepared_at
 from edgelora.plan.part import PlannedPart
 
 if TYPE_CHECKING:
     from edgelora.plan import Plan
-    from edgelora.recipe import DataSource, TrainSettings
+    from edgelora.recipe import DataSource, Recipe, TrainSettings
 
 _LABEL_WIDTH = 16
 
@@ -21,7 +22,7 @@ def describe_plan(plan: Plan) -> str:
     origin = f"from {plan.origin.plugin}, {plan.origin.distribution} {plan.origin.version}"
     lines = [
         _line("derivative", f"{plan.derivative} ({origin})" + (f": {about}" if about else "")),
-        _line("base", plan.recipe.base + (f" @ {plan.recipe.revision}" if plan.recipe.revision else "")),
+        _line("base", _base(plan.recipe)),
     ]
     lines += [_line(kind.replace("_", " "), _part(part)) for kind, part in plan.parts.items()]
     lines += _many("evaluators", [_part(evaluator) for evaluator in plan.evaluators])
@@ -34,6 +35,17 @@ def describe_plan(plan: Plan) -> str:
         lines += _many("past", list(plan.recipe.past))
     lines.append(_line("out", str(plan.recipe.out)))
     return "\n".join(lines)
+
+
+def _base(recipe: Recipe) -> str:
+    if recipe.revision:
+        return f"{recipe.base} @ {recipe.revision}"
+    record = prepared_at(recipe.base)
+    return (
+        f"{recipe.base} (prepared: {record.source.repo} in {record.quantizer.name})"
+        if record
+        else recipe.base
+    )
 
 
 def _line(label: str, text: str) -> str:

@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM
 
 from edgelora.engine.apply import apply, load_adapted, probe_logits
 from edgelora.engine.base import load_base
-from edgelora.engine.known_bases import remember_base
 from edgelora.engine.manifest_plan import plan_of
 from edgelora.engine.merge import merge
 from edgelora.errors import (
@@ -25,6 +24,7 @@ from edgelora.errors import (
     TensorsMismatch,
     WrongBase,
 )
+from edgelora.known_bases import remember_base
 from edgelora.layers import FrozenLinear, LowRankLinear, QuantizedLinear
 from edgelora.manifest import (
     MANIFEST_NAME,

@@ -23,10 +23,10 @@ from edgelora.engine.adopting.write import Adoption, write_adopted
 from edgelora.engine.apply import load_tensors, probe_logits
 from edgelora.engine.base import load_base, locate_base
 from edgelora.engine.inject import inject, plain_linears
-from edgelora.engine.known_bases import remember_base
 from edgelora.errors import (
     BaseNotFound,
     EdgeloraError,
+    ModelError,
     NoEffect,
     NotAdoptable,
     OptionsError,
@@ -34,10 +34,12 @@ from edgelora.errors import (
     WrongBase,
 )
 from edgelora.files import disk_full_is_an_error, make_dirs, publish_directory
+from edgelora.known_bases import remember_base
 from edgelora.manifest import MANIFEST_NAME, UNPUBLISHED, Manifest
 from edgelora.manifest.base_files import check_base_unchanged, state_of_base
 from edgelora.manifest.base_identity import identify_base
 from edgelora.plan import make_plan
+from edgelora.prepared import prepared_base
 from edgelora.recipe import make_recipe
 from edgelora.registry import Registry
 from edgelora.store import Reference, parse_reference
@@ -102,6 +104,11 @@ def adopt(
     source = read_source(folder)
     check_settings(source.kind, source.config)
     place = _base_of(source, base)
+    if prepared_base(place):
+        raise ModelError(
+            f"{place} is a prepared base, and an adapter is adopted over the unquantized weights it acts on",
+            fix="name the unquantized model: --base FOLDER",
+        )
     state = state_of_base(place)
     # On the CPU, where the adapter's tensors are read: its decompositions differ from device to device.
     model = load_base(make_plan(_recipe(place), registry), torch.device("cpu"))

@@ -48,7 +48,7 @@ def layout_of(config: Any, skip_modules: tuple[str, ...] = ()) -> Layout:
         PlanError: ``skip_modules`` names no linear.
     """
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     linears = plain_linears(model)
     skipped = matching(linears, skip_modules, "skip_modules")
     quantized = frozenset(name for name in linears if not is_named(name, skip_modules))

@@ -9,9 +9,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from edgelora.engine.base import load_base, no_progress_bar
-from edgelora.engine.known_bases import known_bases, recall_base, recall_source
 from edgelora.engine.preparing import differing_tensors, prepare_base
 from edgelora.errors import DiskFull, ModelError, PlanError, TargetExists, WrongBase
+from edgelora.known_bases import known_bases, recall_base, recall_source
 from edgelora.layers import FrozenLinear
 from edgelora.manifest.base_identity import identify_base
 from edgelora.manifest.tensors import read_header

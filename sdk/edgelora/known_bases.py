@@ -16,7 +16,7 @@ from edgelora.bases import bases_folder, find_base
 from edgelora.errors import DiskFull, EdgeloraError
 from edgelora.files import atomic_write
 from edgelora.locations import cache_dir
-from edgelora.manifest import Base
+from edgelora.manifest import Base, PartRef
 from edgelora.prepared import RECORD_NAME, PreparedBase, prepared_base
 
 
@@ -49,12 +49,18 @@ def remember_prepared(folder: Path) -> None:
     _write(_prepared_path(), known)
 
 
-def recall_base(base: Base) -> Path | None:
-    """A folder with these weights that is still there: unquantized, where one is known, or prepared."""
+def recall_base(base: Base, quantizer: PartRef | None = None) -> Path | None:
+    """A folder with these weights that is still there: unquantized, where one is known, or prepared.
+
+    Args:
+        base: Whose weights.
+        quantizer: That a prepared base is preferred to have.
+    """
     if source := recall_source(base):
         return source
-    same = (known for known in known_bases() if known.tensors_digest == base.tensors_digest)
-    return next((known.folder for known in same), None)
+    prepared = [known for known in known_bases() if known.tensors_digest == base.tensors_digest]
+    prepared.sort(key=lambda known: known.record is None or known.record.quantizer != quantizer)
+    return prepared[0].folder if prepared else None
 
 
 def recall_source(base: Base) -> Path | None:
