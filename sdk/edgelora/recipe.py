@@ -93,6 +93,9 @@ class TrainSettings(_Section):
     streamed: bool = False
     """Keep only two blocks of the base in memory, and read the others from its files as they are needed.
     Implies ``gradient_checkpointing``; a quantized base must be prepared first."""
+    fused: bool = True
+    """Layers that add a low-rank product compute it in the form that keeps least in memory; false runs each
+    layer's own forward."""
     loss_rows: Annotated[int, Field(ge=1)] = 512
     """Labelled tokens whose logits exist at the same time."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0

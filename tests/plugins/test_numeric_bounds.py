@@ -2,24 +2,12 @@
 
 import pytest
 import torch
+from first_party import ADAPTERS, QUANTIZERS, plan_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from edgelora.engine.inject import inject, plain_linears, trainable_parameters
 from edgelora.layers import FrozenLinear, merge_into
-from edgelora.plan import make_plan
-from edgelora.recipe import make_recipe
-from edgelora.registry import Registry
 
-REGISTRY = Registry.discover()
-TASKS = ("first", "second")
-
-
-def first_party(kind):
-    return {each.part.name: each.part for each in REGISTRY.parts(kind) if each.distribution == "edgelora"}
-
-
-ADAPTERS = first_party("adapter")
-QUANTIZERS = list(first_party("quantizer"))
 STARTING_AT_THE_BASE = [name for name, part in ADAPTERS.items() if not part.starts_elsewhere]
 FOLDING = [name for name, part in ADAPTERS.items() if {"LowRank", "Mergeable"} & set(part.abilities)]
 OVER_ANY_BASE = pytest.mark.parametrize("quantizer", QUANTIZERS)
@@ -34,17 +22,6 @@ def base_of(quantizer):
     for name, linear in plain_linears(model).items():
         model.set_submodule(name, part.quantize(linear, name))
     return model
-
-
-def plan_of(adapter, quantizer, **settings):
-    document = {
-        "base": "micro",
-        "quantizer": quantizer,
-        "adapter": {"name": adapter, "rank": 4, "alpha": 8.0},
-        "data": [{"path": f"{task}.jsonl", "task": task} for task in TASKS],
-        "train": settings,
-    }
-    return make_plan(make_recipe(document), REGISTRY)
 
 
 def adapted(adapter, quantizer, **settings):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelora.capabilities import WantsSource, clashes
+from edgelora.engine.hot_path import use_hot_path
 from edgelora.errors import PlanError, PluginBug
 from edgelora.layers import FrozenLinear
 from edgelora.plan import Plan
@@ -71,6 +72,8 @@ def inject(
     dtype = getattr(torch, plan.recipe.train.adapter_dtype)
     for site in sites:
         _settle(layers[site.name], _device(linears[site.name]), dtype)
+    if plan.recipe.train.fused:
+        use_hot_path(layers)
     return layers
 
 

@@ -29,8 +29,12 @@ class FrozenLinear(nn.Linear):
         bias: (out,) or None.
         in_features: Size of the last dimension of the input.
         out_features: Size of the last dimension of the output.
+
+    Attributes:
+        compute_dtype: Of the product; None takes that of the input.
     """
 
+    compute_dtype: torch.dtype | None = None
     pages: Pages | None = None
     """Where W lies, if that is memory that can be given back."""
 
@@ -86,6 +90,15 @@ class FrozenLinear(nn.Linear):
         for start in range(0, self.out_features, step):
             rows = slice(start, start + step)
             yield rows, whole[rows].to(dtype)
+
+    def input_gradient(self, gradient: Tensor) -> Tensor:
+        """The gradient of the input for that of the product: g W, (..., out) -> (..., in), in new memory.
+
+        In the dtype of ``gradient``. A subclass with a forward of its own overrides it, or
+        `edgelora.layers.fused` leaves its layers alone.
+        """
+        dtype = self.compute_dtype or gradient.dtype
+        return (gradient.to(dtype) @ self.borrow(dtype)).to(gradient.dtype)
 
     def release(self) -> None:
         """Give back the memory of W, where it can be had again from a file."""
@@ -149,8 +162,7 @@ class _DequantizedProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        return gradient @ ctx.layer.borrow(gradient.dtype), None
+        return ctx.layer.input_gradient(gradients[0]), None
 
 
 def _frozen(tensor: Tensor | None) -> nn.Parameter | None:

@@ -93,6 +93,18 @@ class MappedLinear(FrozenLinear):
             rows = slice(start, start + step)
             yield rows, weight[rows].to(self.dtype).to(dtype)
 
+    def input_gradient(self, gradient: Tensor) -> Tensor:
+        """Chunk by chunk; see `FrozenLinear.input_gradient`."""
+        # Summed up in float32: rounding after each chunk would add up.
+        total: Tensor | None = None
+        for start, stop, rows in self.chunks(gradient):
+            part = gradient[..., start:stop] @ rows
+            if len(rows) == self.out_features:
+                return part
+            total = part.float() if total is None else total.add_(part)
+        assert total is not None
+        return total.to(gradient.dtype)
+
     def chunks(self, like: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """First row, last row and W's rows in between, in the dtype and on the device of ``like``.
 
@@ -127,16 +139,7 @@ class _ChunkedProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        # Summed up in float32: rounding after each chunk would add up.
-        total: Tensor | None = None
-        for start, stop, rows in ctx.layer.chunks(gradient):
-            part = gradient[..., start:stop] @ rows
-            if len(rows) == ctx.layer.out_features:
-                return part, None
-            total = part.float() if total is None else total.add_(part)
-        assert total is not None
-        return total.to(gradient.dtype), None
+        return ctx.layer.input_gradient(gradients[0]), None
 
 
 class MappedEmbedding(nn.Embedding):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -12,11 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgelora.capabilities import Additive, Exportable, LowRank, Mergeable
+from edgelora.engine.hot_path import use_own_forwards, uses_hot_path
 from edgelora.engine.published import has_stock_base, peft_form
 from edgelora.layers import FrozenLinear, merge_into
-from edgelora.testing.adapter_bench import AdapterBench
+from edgelora.plan import Plan
+from edgelora.testing.adapter_bench import STEPS, AdapterBench
 from edgelora.testing.check import require, skip
-from edgelora.testing.subject import Subject
+from edgelora.testing.compare import distance
+from edgelora.testing.subject import Subject, make_subject
 
 
 class ChangeChecks(AdapterBench):
@@ -58,6 +62,34 @@ class ChangeChecks(AdapterBench):
                         self._require_close(
                             computed, added, y, f"{self.over(subject, task)} {what} of {site}"
                         )
+
+    def test_the_fused_form_is_its_forward(self) -> None:
+        """Where a run computes layers by their factors (train.fused), it computes and learns the same."""
+        compared = []
+        for subject in self.trained():
+            fused = make_subject(with_fused(subject.plan))
+            if not any(map(uses_hot_path, fused.layers.values())):
+                continue
+            fused.train(STEPS)
+            computed = {**fused.gradients(fused.batch()), **fused.logits()}
+            use_own_forwards(fused.layers)
+            own = {**fused.gradients(fused.batch()), **fused.logits()}
+            far = {
+                f"the loss of step {n}": abs(1 - loss / subject.losses[n])
+                for n, loss in enumerate(fused.losses)
+            }
+            far |= {f"{name or 'the output'}": distance(computed[name], each) for name, each in own.items()}
+            worst = max(far, key=far.__getitem__)
+            most = 2e-2 if subject.plan.recipe.train.adapter_dtype == "bfloat16" else 1e-3
+            require(
+                far[worst] <= most,
+                f"{self.over(subject)} {worst} is {far[worst]:.2e} off where layers compute by their "
+                "factors; let factors() follow whatever changes what a layer computes",
+            )
+            compared.append(self.over(subject).rstrip(":"))
+        if not compared:
+            skip("its layers keep their own forward: they are not base(x) plus the product of factors")
+        self.note("the_fused_form_is_its_forward", "; ".join(compared))
 
     def test_merging_is_the_forward(self) -> None:
         """One plain linear with the merged weight computes what the layer computes."""
@@ -135,6 +167,12 @@ class ChangeChecks(AdapterBench):
             f"{where} is not what the forward computes: off by {far:.2e}, where the change is "
             f"{float(expected.norm()):.2e}; make both follow from the same parameters",
         )
+
+
+def with_fused(plan: Plan) -> Plan:
+    """The same plan with ``train.fused``."""
+    train = plan.recipe.train.model_copy(update={"fused": True})
+    return dataclasses.replace(plan, recipe=plan.recipe.model_copy(update={"train": train}))
 
 
 def plain_copy(base: FrozenLinear) -> nn.Linear:

@@ -121,7 +121,9 @@ def plan_with(
         },
         "out": str(folder() / "run"),
     }
-    return make_plan(make_recipe({**document, **parts}), registry)
+    # What is checked is each layer's own forward.
+    train = {"fused": False, **parts.get("train", {})}
+    return make_plan(make_recipe({**document, **parts, "train": train}), registry)
 
 
 def companion(registry: Registry, found: FoundPart) -> FoundPart:

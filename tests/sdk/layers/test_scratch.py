@@ -4,13 +4,12 @@ import threading
 
 import pytest
 import torch
+from small_layers import Allocated, four_bit
 from torch import nn
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from edgelora.layers import FrozenLinear
-from edgelora.layers.nf4 import FourBitLinear, quantize_four_bit
 from edgelora.layers.scratch import release_scratch, scratch
 
 CPU = torch.device("cpu")
@@ -50,28 +49,6 @@ def test_memory_taken_in_inference_mode_can_be_written_to_in_training():
 
 def test_nothing_at_all_can_be_asked_for():
     assert scratch((0, 8), torch.bfloat16, CPU).shape == (0, 8)
-
-
-class Allocated(TorchDispatchMode):
-    """Remembers the size of every tensor that an operator made."""
-
-    def __init__(self):
-        super().__init__()
-        self.largest = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        old = {each.untyped_storage().data_ptr() for each in args if isinstance(each, torch.Tensor)}
-        for each in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(each, torch.Tensor) and each.untyped_storage().data_ptr() not in old:
-                self.largest = max(self.largest, each.numel())
-        return result
-
-
-def four_bit(rows, columns, dtype=torch.float32):
-    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)).to(dtype)
-    tensors = quantize_four_bit(weight, kind="nf4", block_size=64, double=True)
-    return FourBitLinear(tensors, (rows, columns), kind="nf4", block_size=64, dtype=dtype, compute_dtype=None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,0 +1,124 @@
+"""Lets adapted layers compute in the form that keeps least for the backward pass."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.amp.autocast_mode import is_autocast_available
+
+from edgelora.capabilities import Additive, CrossSite, LowRank, TaskAware
+from edgelora.layers import FrozenLinear
+from edgelora.layers.fused import add_low_rank, is_plain
+
+STEP = 0.1
+"""Deviation of the normal numbers added to parameters when a layer is tried: many start at zero."""
+TOLERANCE = 1e-5
+"""Relative; in float32."""
+BOTH = (True, False)
+"""Training first: what it leaves behind in a layer shows in evaluation."""
+
+
+def use_hot_path(layers: Mapping[str, nn.Module]) -> None:
+    """Replace the forward of layers, on the instance, by `edgelora.layers.fused.add_low_rank`.
+
+    Of those that are base(x) plus the product of their factors, whoever wrote them. Others keep their own:
+    those routed by row, that read other sites, or whose factors are not what they compute. The last is found
+    by trying a copy in training and in evaluation, so that dropout is seen by its effect.
+
+    At each call base and factors are looked up anew; over a base that does more than a product the layer's
+    own forward is called.
+    """
+    frozen = [part for layer in layers.values() for part in layer.modules() if isinstance(part, FrozenLinear)]
+    stand_ins = {id(base): _Ones(base) for base in frozen}
+    for layer in layers.values():
+        if modes := _modes_of_its_factors(layer, stand_ins):
+            name = next(name for name, part in layer.named_modules() if isinstance(part, FrozenLinear))
+            # Not a closure: a copy of the layer must compute with its own parts.
+            layer.forward = partial(_forward, layer, name, modes)
+
+
+def use_own_forwards(layers: Mapping[str, nn.Module]) -> None:
+    """Undo `use_hot_path`."""
+    for layer in layers.values():
+        if uses_hot_path(layer):
+            del layer.forward
+
+
+def uses_hot_path(layer: nn.Module) -> bool:
+    """Whether `use_hot_path` replaced the forward of ``layer``."""
+    forward = vars(layer).get("forward")
+    return isinstance(forward, partial) and forward.func is _forward
+
+
+def _forward(layer: nn.Module, base_name: str, modes: tuple[bool, ...], x: Tensor) -> Tensor:
+    base = layer.get_submodule(base_name)
+    if layer.training in modes and is_plain(base) and not _casts(x.device.type):
+        return add_low_rank(base, x, layer.factors())
+    return type(layer).forward(layer, x)
+
+
+def _casts(device: str) -> bool:
+    # An operator under autocast casts in the forward alone; autograd knows only of those it has seen.
+    return is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+class _Ones(FrozenLinear):
+    """In the place of a base of the same size: a weight of equal numbers, without the memory of a weight."""
+
+    def __init__(self, base: FrozenLinear) -> None:
+        out_features, in_features = base.out_features, base.in_features
+        number = torch.tensor(1 / math.sqrt(in_features), device="cpu")
+        super().__init__(number.expand(out_features, in_features), None, in_features, out_features)
+
+    def forward(self, input: Tensor) -> Tensor:
+        total = input.sum(dim=-1, keepdim=True) * self.weight[0, 0]
+        return total.expand(*input.shape[:-1], self.out_features).contiguous()
+
+
+def _modes_of_its_factors(layer: nn.Module, stand_ins: Mapping[int, FrozenLinear]) -> tuple[bool, ...]:
+    """In which modes, False being evaluation, ``layer`` is its base plus the product of its factors."""
+    if not (isinstance(layer, Additive) and isinstance(layer, LowRank)):
+        return ()
+    if isinstance(layer, TaskAware | CrossSite) or "forward" in vars(layer):
+        return ()
+    if sum(isinstance(part, FrozenLinear) for part in layer.modules()) != 1:
+        return ()
+    if any(parameter.is_meta for parameter in layer.parameters()):
+        # Only rehearsed: believed, but for what is known to drop elements.
+        drops = any(isinstance(part, nn.Dropout) and part.p for part in layer.modules())
+        return (False,) if drops else BOTH
+    # A copy, for a forward may count, or keep averages.
+    tried = copy.deepcopy(layer, dict(stand_ins)).to("cpu", torch.float32)
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for parameter in tried.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data + STEP * torch.randn_like(parameter)
+        return tuple(mode for mode in BOTH if _is_its_factors(tried.train(mode)))
+
+
+def _is_its_factors(layer: nn.Module) -> bool:
+    base = next(part for part in layer.modules() if isinstance(part, FrozenLinear))
+    x = torch.randn(2, 2, base.in_features, requires_grad=True)
+    inputs = [x, *(parameter for parameter in layer.parameters() if parameter.requires_grad)]
+    try:
+        computed = layer(x)
+        A, B, scaling = layer.factors()
+        expected = base(x) + scaling * (x @ A.T @ B.T)
+        g = torch.randn_like(expected)
+        gradients = [
+            torch.autograd.grad(y, inputs, g, allow_unused=True, materialize_grads=True)
+            for y in (computed, expected)
+        ]
+    # What does not compute on its own, or has no gradient, keeps its own forward.
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError):
+        return False
+    pairs = [(computed, expected), *zip(*gradients, strict=True)]
+    return isinstance(scaling, int | float) and all(
+        bool((found - wanted).norm() <= TOLERANCE * wanted.norm()) for found, wanted in pairs
+    )
