@@ -115,10 +115,10 @@ def load_base(plan: Plan, device: torch.device | None = None) -> Any:
     device = device or default_device()
     dtype = resolve_dtype(plan.recipe.train.dtype, device)
     if record := prepared_base(folder):
-        return load_prepared(folder, _any_config(folder), record, plan, dtype).to(device)
+        return load_prepared(folder, _any_config(folder), record, plan, dtype=dtype, device=device)
     config = read_config(folder)
     if plan.recipe.train.streamed:
-        return load_streamed(folder, config, plan, dtype)
+        return load_streamed(folder, config, plan, dtype, device)
     quantization = _LoadConfig(plan.build("quantizer"), plan.recipe.skip_modules)
     try:
         with no_progress_bar():

@@ -223,4 +223,6 @@ def _settle(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
 
 
 def _device(linear: nn.Linear) -> torch.device:
+    if isinstance(linear, FrozenLinear) and linear.moves_to is not None:
+        return linear.moves_to
     return next(iter([*linear.parameters(), *linear.buffers()])).device

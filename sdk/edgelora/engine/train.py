@@ -124,7 +124,8 @@ class TrainingLoop:
             around.reporter.message(packed.report(self.order, self.total).line())
         self.state = self._make_state(plan)
         self.gradients = Gradients(
-            accelerator.prepare(RowLosses(model, layers, self.settings.loss_rows)),
+            # Everything is on its device already, but the part of a streamed base that is not to be there.
+            accelerator.prepare(RowLosses(model, layers, self.settings.loss_rows), device_placement=[False]),
             self.state.combiner,
             tasks=dataset.tasks,
             accelerator=accelerator,

@@ -37,6 +37,8 @@ class FrozenLinear(nn.Linear):
     compute_dtype: torch.dtype | None = None
     pages: Pages | None = None
     """Where W lies, if that is memory that can be given back."""
+    moves_to: torch.device | None = None
+    """Where W is copied for each forward and backward pass, if it lies elsewhere."""
 
     def __init__(
         self, weight: Tensor | None, bias: Tensor | None, in_features: int, out_features: int

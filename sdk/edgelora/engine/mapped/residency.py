@@ -56,6 +56,17 @@ class Residency:
         # At the end a training step turns round, and a step of generation starts over.
         return place - 1 if torch.is_grad_enabled() and self.last else 0
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Residency:
+        return Residency((), _Nothing())  # a copy of the model has its tensors in memory
+
+    def __reduce__(self) -> tuple[type[Residency], tuple[tuple[()], _Nothing]]:
+        return Residency, ((), _Nothing())
+
+
+class _Nothing:
+    def hold(self, place: int, following: int) -> None:
+        pass
+
 
 class MappedBlocks:
     """Holds blocks by advice to the system about the pages of their mapped tensors.

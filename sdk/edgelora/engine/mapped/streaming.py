@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from edgelora.engine.inject import replace_module
 from edgelora.engine.mapped.blocks import decoder_blocks
 from edgelora.engine.mapped.loading import Mapped, load_mapped
 from edgelora.engine.mapped.residency import MappedBlocks, Residency
 from edgelora.engine.mapped.restoring import from_prepared, from_unquantized
+from edgelora.engine.mapped.slots import MovedBlocks
 from edgelora.layers import FrozenLinear
+from edgelora.layers.mapped import MappedLinear
 from edgelora.plan import Plan
 from edgelora.prepared import PreparedBase
 
 
-def load_prepared(folder: Path, config: Any, record: PreparedBase, plan: Plan, dtype: torch.dtype) -> Any:
-    """The prepared base in ``folder``, a view of its files; streamed, where the plan says so.
+def load_prepared(
+    folder: Path, config: Any, record: PreparedBase, plan: Plan, *, dtype: torch.dtype, device: torch.device
+) -> Any:
+    """The prepared base in ``folder``: on a CPU a view of its files; streamed, where the plan says so.
 
     Args:
         folder: Of the base.
@@ -25,6 +32,7 @@ def load_prepared(folder: Path, config: Any, record: PreparedBase, plan: Plan, d
         record: Of the base.
         plan: Names the quantizer the base was prepared with.
         dtype: In which the model computes.
+        device: Where it computes.
 
     Raises:
         ModelError: The files are not those of the model, or a streamed one has no list of blocks.
@@ -37,11 +45,11 @@ def load_prepared(folder: Path, config: Any, record: PreparedBase, plan: Plan, d
     skipped = record.skip_modules
     base = load_mapped(folder, config, restore, skip_modules=skipped, dtype=dtype, gives_back=streamed)
     if streamed:
-        stream(base)
-    return base.model
+        stream(base, device)
+    return base.model if streamed else base.model.to(device)
 
 
-def load_streamed(folder: Path, config: Any, plan: Plan, dtype: torch.dtype) -> Any:
+def load_streamed(folder: Path, config: Any, plan: Plan, dtype: torch.dtype, device: torch.device) -> Any:
     """The unquantized base in ``folder``, streamed from its own files.
 
     Args:
@@ -49,6 +57,7 @@ def load_streamed(folder: Path, config: Any, plan: Plan, dtype: torch.dtype) -> 
         config: Its transformers configuration.
         plan: Names the quantizer and the modules to skip.
         dtype: In which the model computes.
+        device: Where it computes.
 
     Raises:
         CombinationError: The quantizer changes weights, so that they are in no file.
@@ -56,17 +65,57 @@ def load_streamed(folder: Path, config: Any, plan: Plan, dtype: torch.dtype) -> 
     """
     restore, skipped = from_unquantized(plan), plan.recipe.skip_modules
     base = load_mapped(folder, config, restore, skip_modules=skipped, dtype=dtype, gives_back=True)
-    stream(base)
+    stream(base, device)
     return base.model
 
 
-def stream(base: Mapped) -> None:
+def stream(base: Mapped, device: torch.device) -> None:
     """Keep no more than two blocks of a base in memory from now on, whatever computes with it.
+
+    On a CPU that is advice about the pages of its files. To any other device the blocks are copied in turn;
+    the embedding and what is small stay there, and the head is copied there a chunk at a time.
+
+    Args:
+        base: As `load_mapped` loaded it, giving back.
+        device: Where it is to compute.
 
     Raises:
         ModelError: It has no list of blocks.
     """
     blocks = decoder_blocks(base.model)
-    for linear in (part for block in blocks for part in block.modules() if isinstance(part, FrozenLinear)):
+    for linear in _linears(blocks):
         linear.pages = base.files.pages([*linear.parameters(), *linear.buffers()])
-    Residency(blocks, MappedBlocks(blocks, base.files))
+    if device.type == "cpu":
+        Residency(blocks, MappedBlocks(blocks, base.files))
+    else:
+        move(base, device)
+
+
+def move(base: Mapped, device: torch.device) -> None:
+    """Stream a base to a device block by block; see `stream`."""
+    model, blocks = base.model, decoder_blocks(base.model)
+    for linear in _linears(blocks):
+        if type(linear) is FrozenLinear:
+            # The product of a plain one is kept with its weight for the backward pass, when that has gone.
+            mapped = MappedLinear(linear.weight, linear.bias, dtype=model.config.dtype)
+            mapped.pages = linear.pages
+            replace_module(model, linear, mapped)
+    holder = MovedBlocks(blocks, base.files, device)
+    for linear in _linears(blocks):
+        linear.moves_to = device
+    _move_the_rest(model, holder, device)
+    Residency(blocks, holder)
+
+
+def _move_the_rest(model: Any, holder: MovedBlocks, device: torch.device) -> None:
+    staying = {id(place.resting) for places in holder.tensors for place in places}
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if isinstance(head, MappedLinear) and head.weight is not embedding.weight:
+        staying.add(id(head.weight))
+    for tensor in (*model.parameters(), *model.buffers()):
+        if id(tensor) not in staying:
+            tensor.data = tensor.data.to(device)
+
+
+def _linears(blocks: Sequence[nn.Module]) -> list[FrozenLinear]:
+    return [part for block in blocks for part in block.modules() if isinstance(part, FrozenLinear)]
