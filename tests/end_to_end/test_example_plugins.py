@@ -117,7 +117,7 @@ def recipes(tmp_path_factory):
     wanted = {
         "four": {
             "derivative": "lora",
-            "quantizer": "int8",
+            "quantizer": "absmax8",
             "adapter": {"rank": 4},
             "rank_scheduler": {"name": "lisa", "active": 2, "every": 2},
             "loss_combiner": {"name": "dwa", "every": 2},
@@ -221,7 +221,7 @@ def test_a_gateway_without_the_quantizer_is_told_what_to_install(gateway):
     code, out, err = gateway["four"]
     error = json.loads(out)["error"]
     assert (code, error["id"]) == (7, "plugin-missing")
-    assert "needs quantizer 'int8' of plugin 'int8', which is not usable here" in err
+    assert "needs quantizer 'absmax8' of plugin 'int8', which is not usable here" in err
     assert "pip install 'edgelora-int8>=0.1.0'" in error["fix"]
 
 

@@ -7,7 +7,7 @@ from edgelora import Part, hookimpl
 def edgelora_quantizers() -> list[Part]:
     return [
         Part(
-            name="int8",
+            name="absmax8",
             target="edgelora_int8.quantizer:Int8Quantizer",
             summary="8-bit integers, one scale per output row",
             paper="arXiv:2208.07339",

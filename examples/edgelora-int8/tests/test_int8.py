@@ -2,4 +2,4 @@ from edgelora.testing import QuantizerConformance
 
 
 class TestInt8(QuantizerConformance):
-    part = "int8"
+    part = "absmax8"
