@@ -1,6 +1,6 @@
 """What benchmarks share: arms in fresh processes, memory samples, a memory cgroup, cold files, reports."""
 
-from harness.arms import Arm, ArmFailed, interleave, median, run_arm
+from harness.arms import Arm, ArmFailed, interleave, median, peak, run_arm
 from harness.cgroup import CgroupUnavailable, MemoryCgroup, memory_cgroup
 from harness.machine import machine, versions
 from harness.memory import MemorySampler, memory_of
@@ -22,6 +22,7 @@ __all__ = [
     "median",
     "memory_cgroup",
     "memory_of",
+    "peak",
     "phase",
     "run_arm",
     "table",

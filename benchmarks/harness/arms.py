@@ -100,6 +100,18 @@ def median(runs: Sequence[Mapping[str, Any]], *path: str) -> float:
     return statistics.median(_at(run, path) for run in runs)
 
 
+def peak(run: Mapping[str, Any], kind: str) -> int:
+    """Bytes at the peak of a whole arm, imports and loading included.
+
+    Args:
+        run: As `run_arm` gives it.
+        kind: ``"rss"``, as the kernel kept it, or ``"anon"`` or ``"file"``, as sampled.
+    """
+    stretches = [run, *run["phases"].values()]
+    name = "peak_rss" if kind == "rss" else kind
+    return max(int(each["peaks"].get(name, 0)) for each in stretches)
+
+
 def _phase(told: dict[str, Any], sampler: MemorySampler) -> dict[str, Any]:
     sampled = sampler.peaks(told["start"], told["end"])
     return {

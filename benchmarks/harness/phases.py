@@ -12,28 +12,44 @@ from harness.memory import memory_of
 
 finished: list[dict[str, Any]] = []
 """The phases of this process so far."""
+_open: list[dict[str, Any]] = []
 
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Measure what happens inside, under ``name``: peak memory, wall and CPU seconds.
-
-    The kernel's peak of the resident set starts anew with it. Phases follow one another, never nested.
-    """
-    with suppress(OSError):  # not in every container; then the peak is that of the whole process so far
-        Path("/proc/self/clear_refs").write_text("5")
-    before, start, cpu = memory_of(), time.monotonic(), time.process_time()
+    """Measure what happens inside, under ``name``; see `begin`."""
+    begin(name)
     try:
         yield
     finally:
-        end, used = time.monotonic(), time.process_time() - cpu
-        finished.append(
-            {
-                "name": name,
-                "start": start,
-                "end": end,
-                "cpu_s": used,
-                "before": before,
-                "peak_rss": memory_of()["peak_rss"],
-            }
-        )
+        end()
+
+
+def begin(name: str) -> None:
+    """Measure from here on, until `end`: peak memory, wall and CPU seconds.
+
+    The kernel's peak of the resident set starts anew. Phases follow one another, never nested.
+    """
+    if _open:
+        raise ValueError(f"phase {name!r} begins inside {_open[0]['name']!r}")
+    with suppress(OSError):  # not in every container; then the peak is that of the whole process so far
+        Path("/proc/self/clear_refs").write_text("5")
+    memory = memory_of()
+    _open.append({"name": name, "before": memory, "start": time.monotonic(), "cpu_s": time.process_time()})
+
+
+def end() -> None:
+    """End the phase that has begun, where there is one."""
+    if not _open:
+        return
+    told = _open.pop()
+    finished.append(
+        {
+            "name": told["name"],
+            "start": told["start"],
+            "end": time.monotonic(),
+            "cpu_s": time.process_time() - told["cpu_s"],
+            "before": told["before"],
+            "peak_rss": memory_of()["peak_rss"],
+        }
+    )
