@@ -8,24 +8,20 @@ shapes and dtypes, not on what the numbers are; the losses mean nothing.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from edgelora.engine.preparing.layout import Layout, layout_of
-from edgelora.engine.preparing.shard import ShardWriter
-from edgelora.manifest.prepared import RECORD_NAME, PreparedBase, record_bytes
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
+from edgelora.engine.preparing import Layout, Preparation, PreparedShard, PreparedWriter, layout_of
 from edgelora.layers.nf4 import STATISTICS_BLOCK, dynamic_map
-from edgelora.manifest.base import Base, BaseFile
-from edgelora.manifest.components import PartRef
-from edgelora.manifest.tensor_digest import HashedFile, digest_of_tensors
+from edgelora.manifest import Base
 from edgelora.plan import make_plan
 from edgelora.recipe import make_recipe
 from edgelora.registry import Registry
@@ -53,41 +49,20 @@ def random_base(shape: Shape, work: Path) -> Path:
         NoSpace: The disk of ``work`` has too little left.
     """
     folder = work / shape.slug
-    if (folder / RECORD_NAME).is_file():
+    if folder.is_dir():
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(shape.config, indent=2) + "\n")
-    layout = layout_of(AutoConfig.from_pretrained(folder))
-    _check_space(folder, layout)
+    work.mkdir(parents=True, exist_ok=True)
+    layout = layout_of(AutoConfig.for_model(**shape.config))
+    _check_space(work, layout)
     plan = make_plan(make_recipe({"derivative": "qlora", "base": str(folder)}), Registry.discover())
-    quantizer = plan.build("quantizer")
-    stock = {"quantization_config": {"quant_method": "bitsandbytes", **quantizer.quantization_config()}}
-    (folder / "config.json").write_text(json.dumps(shape.config | stock, indent=2) + "\n")
-    _save_tokenizer(folder)
-
-    hashed: dict[str, HashedFile] = {}
-    weight_map: dict[str, str] = {}
-    for number, names in enumerate(layout.shards, start=1):
-        path = folder / f"model-{number:05d}-of-{len(layout.shards):05d}.safetensors"
-        print(f"{shape.name}: {path.name}", file=sys.stderr)
-        with ShardWriter(path) as writer:
-            for name in names:
-                for stored, tensor in _tensors(name, layout, quantizer).items():
-                    writer.add(stored, tensor)
-                    weight_map[stored] = path.name
-            hashed[path.name] = writer.finish()
-    index = {"metadata": {}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True))
-    record = PreparedBase(
-        source=_source(shape),
-        quantizer=_reference(plan),
-        dtype="BF16",
-        form="stock",
-        files=tuple(_describe(path, hashed) for path in sorted(folder.iterdir())),
-        tensors_digest=digest_of_tensors(hashed),
-    )
-    # Last: a folder with a record is whole.
-    (folder / RECORD_NAME).write_bytes(record_bytes(record))
+    preparation = Preparation(_source(shape), plan.parts["quantizer"], torch.bfloat16)
+    with PreparedWriter(folder, preparation, layout) as writer:
+        for index in writer.missing_shards():
+            print(f"{shape.name}: shard {index + 1} of {len(layout.shards)}", file=sys.stderr)
+            with writer.shard(index) as shard:
+                for name in layout.shards[index]:
+                    _store(name, layout, writer.quantizer, shard)
+        writer.publish(shape.config, _tokenizer_files())
     return folder
 
 
@@ -117,23 +92,27 @@ def random_codes(name: str, out_features: int, in_features: int) -> dict[str, Te
     }
 
 
-def _tensors(name: str, layout: Layout, quantizer: Any) -> dict[str, Tensor]:
-    """What is stored of one tensor of the unquantized model."""
+def _store(name: str, layout: Layout, quantizer: Any, shard: PreparedShard) -> None:
+    """Make one tensor of the unquantized model, and store it as it is kept."""
     shape = layout.shapes[name]
     linear, _, leaf = name.rpartition(".")
-    if linear in layout.quantized and leaf == "weight":
-        codes = random_codes(linear, *shape)
-        layer = quantizer.restore(codes, linear, shape, torch.bfloat16)
-        return {f"{linear}.{member}": value for member, value in quantizer.stock_tensors(layer).items()}
-    if leaf == "bias":
-        return {name: torch.zeros(shape, dtype=torch.bfloat16)}
+    if linear not in layout.quantized:
+        shard.tensor(name, _random(name, shape))
+    elif leaf == "weight":
+        tensors = random_codes(linear, *shape)
+        if f"{linear}.bias" in layout.shapes:
+            tensors["bias"] = torch.zeros(shape[0], dtype=torch.bfloat16)
+        shard.layer(linear, quantizer.restore(tensors, linear, shape, torch.bfloat16))
+
+
+def _random(name: str, shape: tuple[int, ...]) -> Tensor:
     if len(shape) == 1:
-        return {name: torch.ones(shape, dtype=torch.bfloat16)}
+        return torch.ones(shape, dtype=torch.bfloat16)
     weight = torch.empty(shape, dtype=torch.bfloat16)
     generator = _seeded(name)
     for rows in weight.split(4096):
         rows.normal_(0.0, SPREAD, generator=generator)
-    return {name: weight}
+    return weight
 
 
 def _seeded(name: str) -> torch.Generator:
@@ -141,24 +120,24 @@ def _seeded(name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def _check_space(folder: Path, layout: Layout) -> None:
-    # A block's tensors lie on the disk twice while its shard is put together.
-    needed, free = round(size_bytes(layout) * 1.05) + 2**31, shutil.disk_usage(folder).free
+def _check_space(work: Path, layout: Layout) -> None:
+    # A shard's tensors lie on the disk twice while it is put together; some is left for others.
+    needed, free = round(size_bytes(layout) * 1.02) + 4 * 2**30, shutil.disk_usage(work).free
     if free < needed:
-        shutil.rmtree(folder)
-        raise NoSpace(f"{needed / 1e9:.0f} GB are needed under {folder.parent}, {free / 1e9:.0f} GB are free")
+        raise NoSpace(f"{needed / 1e9:.0f} GB are needed under {work}, and {free / 1e9:.0f} GB are free")
 
 
-def _save_tokenizer(folder: Path) -> None:
-    """One of single bytes: rows are made of random ids, and only the ids of padding and end are asked."""
+def _tokenizer_files() -> dict[str, bytes]:
+    """Of one of single bytes: rows are made of random ids, and only the ids of padding and end are asked."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {symbol: index for index, symbol in enumerate(["<s>", "</s>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>").save_pretrained(
-        folder
-    )
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    with tempfile.TemporaryDirectory() as folder:
+        wrapped.save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def _source(shape: Shape) -> Base:
@@ -169,20 +148,3 @@ def _source(shape: Shape) -> Base:
         tensors_digest=digest,
         config_digest=digest,
     )
-
-
-def _reference(plan: Any) -> PartRef:
-    part = plan.parts["quantizer"]
-    return PartRef(
-        name=part.name,
-        plugin=part.plugin,
-        distribution=part.distribution,
-        version=part.version,
-        options=part.options.model_dump(mode="json"),
-    )
-
-
-def _describe(path: Path, hashed: dict[str, HashedFile]) -> BaseFile:
-    known = hashed.get(path.name)
-    sha256 = known.sha256 if known else hashlib.sha256(path.read_bytes()).hexdigest()
-    return BaseFile(path=path.name, size=path.stat().st_size, sha256=sha256)
