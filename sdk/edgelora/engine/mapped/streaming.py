@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgelora.engine.allocator import return_freed_memory
 from edgelora.engine.inject import replace_module
 from edgelora.engine.mapped.blocks import decoder_blocks
 from edgelora.engine.mapped.loading import Mapped, load_mapped
@@ -86,6 +87,7 @@ def stream(base: Mapped, device: torch.device) -> None:
     for linear in _linears(blocks):
         linear.pages = base.files.pages([*linear.parameters(), *linear.buffers()])
     if device.type == "cpu":
+        return_freed_memory()
         Residency(blocks, MappedBlocks(blocks, base.files))
     else:
         move(base, device)
