@@ -14,6 +14,7 @@ COMMANDS = {
     "quickstart": LazyEntry("quickstart:quickstart", "Watch the whole job, offline, in minutes.", JOB),
     "recipe": LazyEntry("recipes:recipe", "Write a recipe, or print the schema of recipes.", JOB),
     "plan": LazyEntry("plans:plan", "Show what a recipe will do, without doing it.", JOB),
+    "estimate": LazyEntry("estimates:estimate", "Tell what a recipe will cost: memory, disk, hours.", JOB),
     "train": LazyEntry("train:train", "Train, measure and pack the adapter of a recipe.", JOB),
     "evaluate": LazyEntry("evaluate:evaluate", "Measure a base, with or without an adapter.", JOB),
     "generate": LazyEntry("generate:generate", "Ask a model, with or without an adapter.", JOB),

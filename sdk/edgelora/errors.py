@@ -477,6 +477,13 @@ class DiskFull(EdgeloraError):
     exit_code = 8
 
 
+class MemoryBudgetExceeded(EdgeloraError):
+    """No placement of the base is predicted to keep the run within the recipe's memory budget."""
+
+    id = "memory-budget-exceeded"
+    exit_code = 8
+
+
 # 9: offline
 
 

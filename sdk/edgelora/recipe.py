@@ -8,11 +8,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from edgelora.about import About
 from edgelora.errors import MissingFile, RecipeError
 from edgelora.recipe_changes import apply_change
+from edgelora.sizes import parse_size
 from edgelora.strict_yaml import NotYaml, read_yaml
 
 
@@ -27,6 +36,7 @@ def _is_task_name(name: str) -> str:
 
 
 TaskName = Annotated[str, AfterValidator(_is_task_name)]
+Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=str | int)]
 Format = Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "text"]
 
 
@@ -148,6 +158,9 @@ class Recipe(_Section):
     """References of adapters that came before (continual learning)."""
     skip_modules: tuple[str, ...] = ()
     """Linears left unquantized, by name or suffix, besides the output head."""
+    memory_budget: Size | None = None
+    """Most memory training may take, such as ``2GiB`` or ``8GB``: of the process on a CPU, else of the GPU.
+    The base is then kept resident, with checkpoints or streamed, with as many ``loss_rows`` as fit."""
     out: Path = Path("runs/first")
     """Where checkpoints and the adapter are written; relative to the working directory."""
 

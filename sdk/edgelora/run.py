@@ -60,6 +60,7 @@ def run(
     with job.lock():
         checkpoint = job.begin(resume=resume, overwrite=overwrite)
         dataset = job.load_data()
+        job.settle(dataset, checkpoint)
         model = job.load_base()
         base_measurements = job.evaluate_base(model, dataset)
         layers = job.inject(model)

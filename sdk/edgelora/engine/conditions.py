@@ -16,6 +16,9 @@ from accelerate.utils import set_seed
 from edgelora.errors import ResumeMismatch
 from edgelora.recipe import TrainSettings
 
+TAKEN_OVER = ("threads", "placement")
+"""What a resumed run takes from its checkpoint; ``placement`` is there where a memory budget chose it."""
+
 
 def fix_conditions(settings: TrainSettings, device: torch.device, processes: int) -> dict[str, Any]:
     """Set the number of threads and describe what the arithmetic depends on."""
@@ -40,13 +43,13 @@ def _version(name: str) -> str:
 
 
 def restore_conditions(stored: dict[str, Any], current: dict[str, Any]) -> None:
-    """Return to the conditions of a checkpoint: its threads are taken over, all else must agree.
+    """Return to the conditions of a checkpoint: those of `TAKEN_OVER` hold on, all else must agree.
 
     Raises:
         ResumeMismatch: Something differs that cannot be changed from here.
     """
     for name, value in stored.items():
-        if name != "threads" and current.get(name) != value:
+        if name not in TAKEN_OVER and current.get(name) != value:
             raise ResumeMismatch(
                 f"the run was started with {name} {value!r}, and now it is {current.get(name)!r}: "
                 "the result would not be the one of an uninterrupted run",

@@ -18,12 +18,15 @@ from edgelora import __version__
 from edgelora.capabilities import Calibrated
 from edgelora.engine import base, evaluate, inject, pack, train
 from edgelora.engine.batches import DealtBatches
+from edgelora.engine.checkpointing import enable_checkpointing
 from edgelora.engine.compute import make_accelerator
 from edgelora.engine.conditions import fix_conditions, restore_conditions, seed_everything
 from edgelora.engine.data import Dataset, load_dataset
 from edgelora.engine.effect import changes_something
+from edgelora.engine.estimating.settling import settle, tell_peak
 from edgelora.engine.memory import peaks, reset_peaks
 from edgelora.engine.report import QuietReporter, Reporter
+from edgelora.engine.resuming import compare_plans
 from edgelora.engine.run_folder import RunFolder
 from edgelora.engine.source import source_for, source_weights
 from edgelora.errors import PlanError, ResumeMismatch
@@ -34,16 +37,6 @@ from edgelora.manifest.base_identity import identify_base
 from edgelora.plan import Plan
 from edgelora.protocols import Measurement
 
-FREE_TO_CHANGE = {
-    ("recipe", "out"),
-    ("recipe", "about"),
-    ("recipe", "train", "save_every"),
-    ("recipe", "train", "keep_checkpoints"),
-    ("recipe", "train", "threads"),
-    ("recipe", "train", "tensorboard"),
-}
-"""Keys of a plan that do not steer training, so a resumed run may differ in them."""
-
 
 class Job:
     """A plan being carried out."""
@@ -52,6 +45,7 @@ class Job:
         if not plan.recipe.data:
             raise PlanError("the recipe names no data to train on", fix="add: data: [{path: train.jsonl}]")
         self.plan = plan
+        self.asked = plan
         self.reporter = reporter or QuietReporter()
         self.folder = RunFolder(plan.recipe.out)
         self.started_at = datetime.now(UTC)
@@ -94,7 +88,7 @@ class Job:
         checkpoint = None
         if resume:
             checkpoint = self.folder.latest_checkpoint()
-            _compare_plans(checkpoint["plan"], self._document())
+            compare_plans(checkpoint["plan"], self._document())
             if checkpoint["base"] != _digests(self.identity):
                 raise ResumeMismatch(
                     f"the base in {self.place} is not the one the run was started on",
@@ -119,15 +113,24 @@ class Job:
             self.reporter.message(line)
         return dataset
 
+    def settle(self, dataset: Dataset, checkpoint: dict[str, Any] | None) -> None:
+        """Place the base within the memory budget, if there is one; a resumed run keeps its placement.
+
+        Raises:
+            MemoryBudgetExceeded: No placement is predicted to fit.
+        """
+        self.plan = settle(
+            self.plan, dataset, self.conditions, resumed=checkpoint is not None, reporter=self.reporter,
+            device=self.accelerator.device,
+        )  # fmt: skip
+
     def load_base(self) -> Any:
         """The frozen base, quantized as it is read; refused if it changed since it was identified."""
         self.reporter.message(f"loading base {self.plan.recipe.base}")
         model = base.load_base(self.plan, self.accelerator.device)
         check_base_unchanged(self.place, self.base_state)
         if self.plan.recipe.train.is_checkpointed:
-            with warnings.catch_warnings():  # renamed in transformers 5.2x; the old name lives until 6
-                warnings.simplefilter("ignore", FutureWarning)
-                model.gradient_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(model)
         return model
 
     def evaluate_base(self, model: Any, dataset: Dataset) -> dict[str, Measurement]:
@@ -190,6 +193,7 @@ class Job:
         outcome = train.train(model, layers, self.plan, dataset, around, checkpoint)
         self.tokens, self.steps, self.rank_pattern = outcome.tokens, outcome.steps, outcome.rank_pattern
         self.peak_bytes = peaks()
+        tell_peak(self.plan, self.peak_bytes, self.reporter)
 
     def evaluate(
         self, model: Any, layers: Mapping[str, nn.Module], dataset: Dataset
@@ -242,14 +246,14 @@ class Job:
             started_at=self.started_at,
             versions=_versions(),
             peak_bytes=self.peak_bytes,
-            recipe_digest=recipe_digest(self.plan),
+            recipe_digest=recipe_digest(self.asked),
             base_measurements=base_measurements,
             measurements=measurements,
             rank_pattern=self.rank_pattern,
         )
 
     def _document(self) -> dict[str, Any]:
-        return self.plan.as_document()
+        return self.asked.as_document()
 
 
 def recipe_digest(plan: Plan) -> str:
@@ -271,23 +275,6 @@ def _digests(base: Base) -> dict[str, str | None]:
         "configuration": base.config_digest,
         "tokenizer": base.tokenizer_digest,
     }
-
-
-def _compare_plans(stored: dict[str, Any], current: dict[str, Any]) -> None:
-    before, now = dict(_flat(stored)), dict(_flat(current))
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and not any(key[: len(free)] == free for free in FREE_TO_CHANGE):
-            name = ".".join(key)
-            raise ResumeMismatch(
-                f"the run was started with {name} = {before.get(key)!r}, and now it is {now.get(key)!r}",
-                fix="restore that value, or start again into another 'out'",
-            )
-
-
-def _flat(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    if not isinstance(value, dict):
-        return [(path, value)]
-    return [entry for key, item in value.items() for entry in _flat(item, (*path, key))]
 
 
 def _versions() -> dict[str, str]:

@@ -26,9 +26,27 @@ def peaks() -> dict[str, int]:
     return found
 
 
+def resident_bytes() -> int:
+    """The resident set as it is now; its peak where the operating system does not tell."""
+    return _status("VmRSS:") or _peak_rss()
+
+
+def resident_file_bytes() -> int:
+    """Of the resident set, pages of files: code, and what is mapped; 0 where the system does not tell."""
+    return _status("RssFile:") or 0
+
+
 def _peak_rss() -> int:
+    return _status("VmHWM:") or _largest_ever()
+
+
+def _status(field: str) -> int | None:
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(field):
                 return int(line.split()[1]) * 1024
+    return None
+
+
+def _largest_ever() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgelora.bases import prepared_at
 from edgelora.plan.part import PlannedPart
+from edgelora.sizes import size_text
 
 if TYPE_CHECKING:
     from edgelora.plan import Plan
@@ -29,6 +30,8 @@ def describe_plan(plan: Plan) -> str:
     lines += _many("data", [_source(source) for source in plan.recipe.data])
     lines.append(_line("tasks", ", ".join(plan.tasks)))
     lines.append(_line("train", _training(plan.recipe.train)))
+    if plan.recipe.memory_budget is not None:
+        lines.append(_line("memory budget", _budget(plan.recipe.memory_budget)))
     if plan.recipe.skip_modules:
         lines.append(_line("not quantized", ", ".join(plan.recipe.skip_modules)))
     if plan.recipe.past:
@@ -71,6 +74,10 @@ def _part(part: PlannedPart) -> str:
 def _source(source: DataSource) -> str:
     held_out = f", {source.held_out:.1%} held out" if source.held_out else ""
     return f"{source.path} as task {source.task}, format {source.format}{held_out}"
+
+
+def _budget(size: int) -> str:
+    return f"{size_text(size)}: the base is resident, checkpointed or streamed, whichever fits first"
 
 
 def _training(train: TrainSettings) -> str:

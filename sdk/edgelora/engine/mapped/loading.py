@@ -72,7 +72,7 @@ def load_mapped(
     model.tie_weights(missing_keys=missing)
     if missing:
         tensors.refuse(f"no tensor {min(missing)!r}", len(missing))
-    _leave_in_files(model, dtype, files.pages if gives_back else None)
+    leave_in_files(model, dtype, files.pages if gives_back else None)
     _convert_the_rest(model, dtype)
     model.config.dtype = dtype
     if (folder / "generation_config.json").is_file():
@@ -165,7 +165,7 @@ def _give(model: Any, stored: _Stored) -> set[str]:
     return missing
 
 
-def _leave_in_files(model: Any, dtype: torch.dtype, pages_of: PagesOf | None) -> None:
+def leave_in_files(model: Any, dtype: torch.dtype, pages_of: PagesOf | None) -> None:
     """Let layers of known arithmetic read their weights as they are stored."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     for module in list(model.modules()):

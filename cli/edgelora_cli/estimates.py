@@ -1,0 +1,72 @@
+"""``edgelora estimate``: what a recipe will cost in memory, disk and time, before it runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgelora.arithmetic import CLASSIC_STEPS, bits_per_parameter, weights_gb
+from edgelora_cli.commands import Command, set_option, threads_option
+from edgelora_cli.console import emit
+
+if TYPE_CHECKING:
+    from edgelora.engine.estimating.estimate import Estimate
+    from edgelora.engine.estimating.measure import Measured
+
+
+@click.command(
+    cls=Command,
+    short_help="Tell what a recipe will cost: memory, disk, hours.",
+    examples="""
+    edgelora estimate recipe.yaml
+    edgelora estimate recipe.yaml --set base=./config.json --set derivative=qlora
+    edgelora estimate recipe.yaml --measure
+    """,
+)
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--measure", is_flag=True, help="Take one step in a process of its own, and compare.")
+@set_option
+@threads_option
+def estimate(recipe: Path, measure: bool, changes: tuple[str, ...], threads: int | None) -> None:
+    """Tell what training RECIPE will cost, from the shapes of its base alone.
+
+    The base may be a folder, a cached Hub id, or the path of a config.json: no weights are read. A training
+    step of the engine's own code runs on tensors without memory; what it would have taken is added up.
+    """
+    from edgelora.plan import make_plan
+    from edgelora.recipe import read_recipe
+    from edgelora.registry import Registry
+    from edgelora_cli.dependencies import need_train_extra
+
+    if threads is not None:
+        changes = (*changes, f"train.threads={threads}")
+    plan = make_plan(read_recipe(recipe, changes), Registry.discover())
+    need_train_extra("an estimate")
+
+    from edgelora.engine.estimating.estimate import estimate as estimate_plan
+    from edgelora.engine.estimating.measure import measure_step
+    from edgelora_cli.estimate_text import estimate_text
+
+    found = estimate_plan(plan)
+    measured = measure_step(plan, found.rows) if measure else None
+    emit(_document(found, measured), estimate_text(found, measured))
+
+
+def _document(found: Estimate, measured: Measured | None) -> dict[str, Any]:
+    document = asdict(found)
+    for each, memory in zip(document["memory"], found.memory, strict=True):
+        each |= {"placement": asdict(memory.placement), "name": memory.placement.name}
+        each |= {"peak": memory.peak, "stepping": memory.stepping, "anonymous": memory.anonymous}
+    bits = bits_per_parameter(found.parameters, found.trainable)
+    return document | {
+        "hours": {
+            name: {steps: each.hours(steps) for steps in CLASSIC_STEPS}
+            for name, each in found.durations.items()
+        },
+        "bits_per_parameter": {name: asdict(each) | {"sum": each.total} for name, each in bits.items()},
+        "weights_gb": weights_gb(found.parameters),
+        "measured": None if measured is None else asdict(measured) | {"peak": measured.peak},
+    }

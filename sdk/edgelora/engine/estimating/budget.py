@@ -1,0 +1,172 @@
+"""The fastest placement of a base that keeps a run within its memory budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from edgelora.engine.estimating.memory import Memory, Surroundings, predict
+from edgelora.engine.estimating.placement import (
+    FEWEST_LOSS_ROWS,
+    Placement,
+    alternatives,
+    fewer_loss_rows,
+    why_not_streamed,
+    with_settings,
+)
+from edgelora.engine.estimating.step import Rows
+from edgelora.errors import MemoryBudgetExceeded
+from edgelora.parts import Kind
+from edgelora.plan import Plan, PlannedPart
+from edgelora.sizes import size_text
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A placement that fits, and why it was chosen, in words."""
+
+    memory: Memory
+    reason: str
+
+    @property
+    def placement(self) -> Placement:
+        """Of the base."""
+        return self.memory.placement
+
+
+def choose_placement(plan: Plan, around: Surroundings) -> Choice:
+    """The first of resident, checkpointed and streamed whose predicted peak is within the plan's budget.
+
+    Each is tried with the recipe's ``loss_rows`` and then with fewer.
+
+    Raises:
+        MemoryBudgetExceeded: None is; the message names the nearest setting that would be.
+        ModelError: The architecture cannot run on shapes alone.
+    """
+    budget = plan.recipe.memory_budget
+    assert budget is not None
+    obstacle = why_not_streamed(plan, prepared=around.prepared)
+    refused: list[str] = []
+    least: Memory | None = None
+    for placement in alternatives(plan):
+        if placement.streamed and obstacle is not None:
+            continue
+        tried = _fitting(plan, around, placement, budget)
+        if tried.peak <= budget:
+            return Choice(tried, _reason(tried, budget, refused))
+        refused.append(f"{placement.name} would take {size_text(tried.peak)}")
+        least = tried if least is None or tried.peak < least.peak else least
+    assert least is not None
+    raise MemoryBudgetExceeded(
+        f"memory_budget is {size_text(budget)}, and the least this run takes is {size_text(least.peak)} "
+        f"({least.placement.name}, {least.placement.loss_rows} loss rows): {_largest(least)}",
+        fix=_nearest(plan, around, budget, obstacle),
+    )
+
+
+def _fitting(plan: Plan, around: Surroundings, placement: Placement, budget: int) -> Memory:
+    """With the most loss rows that fit; with the fewest where none do."""
+    choices = fewer_loss_rows(placement.loss_rows)
+    memory = predict(plan, around, placement)
+    if memory.peak <= budget or len(choices) == 1:
+        return memory
+    fewest = predict(plan, around, replace(placement, loss_rows=choices[-1]))
+    if fewest.peak > budget:
+        return fewest
+    for rows in choices[1:-1]:
+        memory = predict(plan, around, replace(placement, loss_rows=rows))
+        if memory.peak <= budget:
+            return memory
+    return fewest
+
+
+def _reason(memory: Memory, budget: int, refused: list[str]) -> str:
+    placement = memory.placement
+    rows = f", {placement.loss_rows} loss rows" if placement.loss_rows else ""
+    chosen = (
+        f"{placement.name}{rows}: {size_text(memory.peak)} of memory_budget {size_text(budget)} predicted"
+    )
+    return f"{chosen}; {', '.join(refused)}" if refused else chosen
+
+
+def _largest(memory: Memory) -> str:
+    """What the memory is for, the largest part first."""
+    shares = {**memory.parts, "runtime": memory.runtime, "allocator": memory.slack}
+    ordered = sorted(shares, key=lambda part: -shares[part])[:3]
+    return ", ".join(f"{part} {size_text(shares[part])}" for part in ordered)
+
+
+def _nearest(plan: Plan, around: Surroundings, budget: int, obstacle: str | None) -> str:
+    """The fewest changes to the recipe that would fit, found by trying them on shapes."""
+    changes = list(_changes(plan, around, obstacle))
+    # Single ones, then the first two together, the first three, and so on.
+    together = [changes[:count] for count in range(2, len(changes) + 1)]
+    if together and _with(plan, around, together[-1]).peak <= budget:
+        for tried in [*([change] for change in changes), *together]:
+            memory = _with(plan, around, tried)
+            if memory.peak <= budget:
+                words = " and ".join(words for words, _ in tried)
+                return f"{words}: that is predicted to take {size_text(memory.peak)}"
+    return "no change of settings fits: raise memory_budget, or take a smaller base"
+
+
+def _with(plan: Plan, around: Surroundings, changes: list[tuple[str, Change]]) -> Memory:
+    """Memory of the lightest placement after some changes."""
+    for _, change in changes:
+        plan, around = change(plan, around)
+    rows = min(FEWEST_LOSS_ROWS, plan.recipe.train.loss_rows)
+    lightest = replace(alternatives(plan)[-1], loss_rows=rows)
+    if why_not_streamed(plan, prepared=around.prepared) is not None:
+        lightest = replace(lightest, streamed=False)
+    return predict(plan, around, lightest)
+
+
+Change = Callable[[Plan, Surroundings], tuple[Plan, Surroundings]]
+
+
+def _changes(plan: Plan, around: Surroundings, obstacle: str | None) -> Iterator[tuple[str, Change]]:
+    train = plan.recipe.train
+    if obstacle is not None and not around.prepared and "prepared" in obstacle:
+        name = plan.parts["quantizer"].name
+        yield (
+            f"prepare the base, which can then be streamed: edgelora bases prepare {plan.recipe.base} "
+            f"--quantizer {name}",
+            lambda plan, around: (plan, replace(around, prepared=True)),
+        )
+    if around.rows.count > 1:
+        yield "set train.batch_size=1", partial(_shorter, name="batch_size", value=1)
+    if train.optimizer == "adamw":
+        yield "set train.optimizer=adamw-8bit", _setting("optimizer", "adamw-8bit")
+    if train.adapter_dtype == "float32":
+        yield "set train.adapter_dtype=bfloat16", _setting("adapter_dtype", "bfloat16")
+    rank = plan.parts["adapter"].options.model_dump()["rank"]
+    for smaller in (8, 4):
+        if smaller < rank:
+            yield f"set adapter.rank={smaller}", partial(_ranked, rank=smaller)
+    length = around.rows.length
+    for shorter in (length // 2, length // 4, length // 8):
+        if shorter >= 32:
+            yield (
+                f"set train.max_length={shorter}",
+                partial(_shorter, name="max_length", value=shorter),
+            )
+
+
+def _setting(name: str, value: Any) -> Change:
+    return lambda plan, around: (with_settings(plan, {name: value}), around)
+
+
+def _ranked(plan: Plan, around: Surroundings, rank: int) -> tuple[Plan, Surroundings]:
+    adapter = plan.parts["adapter"]
+    options = adapter.options.model_copy(update={"rank": rank})
+    parts: dict[Kind, PlannedPart] = {**plan.parts, "adapter": replace(adapter, options=options)}
+    return replace(plan, parts=MappingProxyType(parts)), around
+
+
+def _shorter(plan: Plan, around: Surroundings, name: str, value: int) -> tuple[Plan, Surroundings]:
+    rows = around.rows
+    fewer = Rows(value, rows.length, padded=False) if name == "batch_size" else replace(rows, length=value)
+    return with_settings(plan, {name: value}), replace(around, rows=fewer)

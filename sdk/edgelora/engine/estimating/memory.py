@@ -1,0 +1,221 @@
+"""Memory of a run for one placement of its base: while it is loaded, and in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgelora.engine.estimating.placement import Placement
+from edgelora.engine.estimating.shape_model import ShapeModel, make_shape_model
+from edgelora.engine.estimating.step import Rows, StepCost, step_cost
+from edgelora.engine.inject import inject, trainable_parameters
+from edgelora.engine.mapped.blocks import decoder_blocks
+from edgelora.errors import ModelError
+from edgelora.layers import FrozenLinear
+from edgelora.layers.mapped import MappedLinear
+from edgelora.layers.scratch import release_scratch
+from edgelora.plan import Plan
+
+MIB = 2**20
+FIRST_STEP = 48 * MIB
+"""What the first step of any model adds to a process on a CPU: code that is read then, threads, and kernels
+compiled for the shapes. Measured: the built-in base with nothing to compute grows by this much."""
+TRANSIENT = ("activations", "logits", "scratch")
+SLACK = 0.15
+"""Share of what a step makes and frees that stays with the C library's allocator, on a CPU. Measured."""
+SLACK_WHERE_RETURNED = 0.03
+"""The same where freed memory is returned at once (`edgelora.engine.allocator`): streamed, and under a budget."""
+FIRST_STEP_FILES = 16 * MIB
+"""Of `FIRST_STEP`, code of libraries."""
+PAGE_BYTES = 64 * 1024
+"""Mapped around each row of an embedding that is read: Linux maps the pages beside it as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseSize:
+    """How large a base is.
+
+    Attributes:
+        parameters: Numbers in it.
+        source_bytes: Of its weights as they are stored.
+        kept_bytes: Of its weights as the plan's quantizer keeps them, the others as they are stored.
+    """
+
+    parameters: int
+    source_bytes: int
+    kept_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Predicted bytes of a run.
+
+    Attributes:
+        placement: Of the base.
+        parts: Of a step when most is in use, by `edgelora.engine.estimating.step.PARTS`. ``weights`` are
+            those that are in memory: of a streamed base two blocks and a piece of the head.
+        files: Of files whose pages are in memory then, the base's and the program's own; the system may take
+            them back, and reads them again when they are needed.
+        runtime: The process before it loads anything, and what a first step adds; none on a GPU.
+        slack: Of the allocator, and what kernels allocate within themselves.
+        loading: In use at the peak while the base is loaded.
+        step: What the micro-batch computes.
+        base: Sizes of the base, wherever it lies.
+    """
+
+    placement: Placement
+    parts: Mapping[str, int]
+    files: int
+    runtime: int
+    slack: int
+    loading: int
+    step: StepCost
+    base: BaseSize
+
+    @property
+    def anonymous(self) -> int:
+        """Memory of the process's own at the peak of a step."""
+        return self.stepping - self.files
+
+    @property
+    def stepping(self) -> int:
+        """In use at the peak of a step."""
+        return sum(self.parts.values()) + self.runtime + self.slack
+
+    @property
+    def peak(self) -> int:
+        """The most of both."""
+        return max(self.loading, self.stepping)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What memory depends on besides the plan.
+
+    Attributes:
+        config: Of the base, by transformers.
+        rows: The largest micro-batch.
+        dtype: In which the model computes.
+        prepared: The base is a prepared one: its weights are mapped, not copied.
+        on_cpu: The process itself holds what a GPU would hold.
+        runtime: Bytes of the process before it loads anything.
+        program: Of these, pages of files.
+    """
+
+    config: Any
+    rows: Rows
+    dtype: torch.dtype
+    prepared: bool
+    on_cpu: bool
+    runtime: int
+    program: int
+
+
+def predict(plan: Plan, around: Surroundings, placement: Placement) -> Memory:
+    """Memory of a plan with its base placed as given.
+
+    Raises:
+        ModelError: The architecture cannot run on shapes alone.
+    """
+    plan = placement.apply(plan)
+    release_scratch()
+    shapes = make_shape_model(plan, around.config, around.dtype, in_files=around.prepared)
+    with torch.device("meta"):
+        layers = inject(shapes.model, plan, source=lambda name: _source(shapes, name))
+    own, mapped, loading = _weights(shapes, layers, around, placement)
+    step = _step(shapes, layers, plan, around.rows)
+    base = _base_size(shapes)
+    parts = dict(step.parts) | {"weights": own + mapped}
+    if not around.on_cpu:
+        return Memory(placement, parts, 0, 0, 0, own + mapped, step, base)
+    runtime = around.runtime + FIRST_STEP
+    returned = placement.streamed or plan.recipe.memory_budget is not None
+    slack = SLACK_WHERE_RETURNED if returned else SLACK
+    transient = sum(size for part, size in parts.items() if part in TRANSIENT)
+    loading = around.runtime + loading + parts["adapter"]
+    files = mapped + around.program + FIRST_STEP_FILES
+    return Memory(placement, parts, files, runtime, round(slack * transient), loading, step, base)
+
+
+def _step(shapes: ShapeModel, layers: Mapping[str, nn.Module], plan: Plan, rows: Rows) -> StepCost:
+    if rows.padded:
+        # Some architectures make their own mask of rows, and take none that is made.
+        with suppress(ModelError):
+            return step_cost(shapes.model, layers, plan, rows)
+    return step_cost(shapes.model, layers, plan, replace(rows, padded=False))
+
+
+def _source(shapes: ShapeModel, name: str) -> Tensor:
+    linear = shapes.model.get_submodule(name)
+    return torch.empty(linear.out_features, linear.in_features, dtype=shapes.stored, device="meta")
+
+
+def _weights(
+    shapes: ShapeModel, layers: Mapping[str, nn.Module], around: Surroundings, placement: Placement
+) -> tuple[int, int, int]:
+    """Bytes of the base that are the process's own, that are mapped in a step, and of both while loading."""
+    model = shapes.model
+    frozen = [part for part in model.modules() if isinstance(part, FrozenLinear)]
+    quantized = tensor_bytes(buffer for part in frozen for buffer in part.buffers())
+    of_adapter = {
+        id(parameter) for layer in layers.values() for parameter in trainable_parameters({"": layer}).values()
+    }
+    kept = [parameter for parameter in model.parameters() if id(parameter) not in of_adapter]
+    as_stored = tensor_bytes(parameter for parameter in kept if parameter.dtype == shapes.stored)
+    converted = tensor_bytes(parameter for parameter in kept if parameter.dtype != shapes.stored)
+    total = quantized + as_stored + converted
+    if placement.streamed:
+        return converted, _streamed_bytes(model), converted
+    if not around.on_cpu:
+        return total, 0, total
+    unread = _unread_bytes(model, around.rows)
+    if around.prepared:
+        return converted, quantized + as_stored - unread, total - unread
+    # transformers maps the files; what is kept as it was read keeps all that was read of its file in memory.
+    read = shapes.source_bytes - (unread if as_stored else 0)
+    own = quantized + converted
+    return own, (read if as_stored else 0), own + (read if own else 0)
+
+
+def _base_size(shapes: ShapeModel) -> BaseSize:
+    frozen = [part for part in shapes.model.modules() if isinstance(part, FrozenLinear)]
+    quantized = [part for part in frozen if part.weight is None]
+    replaced = sum(part.out_features * part.in_features for part in quantized) * shapes.stored.itemsize
+    kept = tensor_bytes(buffer for part in quantized for buffer in part.buffers())
+    return BaseSize(shapes.parameters, shapes.source_bytes, shapes.source_bytes - replaced + kept)
+
+
+def tensor_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of tensors, those that share memory once."""
+    storages = (tensor.untyped_storage() for tensor in tensors)
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
+
+
+def _streamed_bytes(model: Any) -> int:
+    """Of two neighbouring blocks, and of two pieces of the head, one read ahead of the other."""
+    blocks = [tensor_bytes([*_frozen(block)]) for block in decoder_blocks(model)]
+    head = model.get_output_embeddings()
+    pieces = 0
+    if isinstance(head, MappedLinear):
+        pieces = min(2 * head.chunk_rows, head.out_features) * head.in_features * head.weight.dtype.itemsize
+    return max(map(sum, pairwise(blocks)), default=sum(blocks)) + pieces
+
+
+def _frozen(block: nn.Module) -> Iterator[Tensor]:
+    for part in block.modules():
+        if isinstance(part, FrozenLinear):
+            yield from (*part.parameters(), *part.buffers())
+
+
+def _unread_bytes(model: Any, rows: Rows) -> int:
+    """Of an embedding that is not the head as well: all but the rows of a step's tokens."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or head.weight is embedding.weight:
+        return 0
+    return max(0, embedding.weight.nbytes - rows.tokens * PAGE_BYTES)

@@ -1,0 +1,169 @@
+"""A base model without memory: the shapes of `load_base`'s result, from its configuration alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from edgelora.engine.base import locate_base
+from edgelora.engine.checkpointing import enable_checkpointing
+from edgelora.engine.inject import is_named, plain_linears, replace_module
+from edgelora.engine.mapped.loading import leave_in_files
+from edgelora.errors import ModelError
+from edgelora.layers import FrozenLinear
+from edgelora.layers.mapped import MappedEmbedding, MappedLinear
+from edgelora.plan import Plan
+from edgelora.protocols import Quantizer
+
+SAMPLED_NUMBERS = 1 << 18
+"""Numbers in the smaller of the two weights that are quantized to learn what a large one will take."""
+
+
+def read_config(base: str, revision: str | None = None) -> Any:
+    """The configuration of a base model: of a folder, a cached Hub id, ``micro``, or a ``config.json``.
+
+    Raises:
+        BaseNotFound: It is none of these.
+        ModelError: transformers does not know the architecture.
+    """
+    path = Path(base).expanduser()
+    place = path if path.is_file() else locate_base(base, revision)
+    try:
+        return AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{place} is no configuration that transformers knows: {str(error).strip().splitlines()[0]}",
+            fix="pass the folder of a causal language model, or its config.json",
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeModel:
+    """A base on the meta device.
+
+    Attributes:
+        model: Its linears are those the plan's quantizer would make.
+        source_bytes: Of the unquantized weights, as they are stored.
+        stored: The dtype they are stored in.
+        parameters: Numbers in the unquantized weights.
+    """
+
+    model: Any
+    source_bytes: int
+    stored: torch.dtype
+    parameters: int
+
+
+def make_shape_model(plan: Plan, config: Any, dtype: torch.dtype, *, in_files: bool = False) -> ShapeModel:
+    """The frozen base of a plan without memory, as resident or streamed as the plan wants it.
+
+    Args:
+        plan: Names the quantizer, the modules it skips, and where the base lies.
+        config: Of the base.
+        dtype: In which the model computes.
+        in_files: Weights are views of the base's files even where it is not streamed, as of a prepared base.
+
+    Raises:
+        ModelError: The architecture cannot be built without memory.
+    """
+    config = copy.deepcopy(config)
+    if hasattr(config, "quantization_config"):  # of a prepared base; what quantizes is the plan's quantizer
+        del config.quantization_config
+    stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=stored, trust_remote_code=False)
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        raise ModelError(
+            f"a {config.model_type} cannot be built without memory: {str(error).strip().splitlines()[0]}",
+            fix="measure it instead: edgelora estimate RECIPE --measure",
+        ) from error
+    model.tie_weights()
+    source_bytes = sum(parameter.nbytes for parameter in model.parameters())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    quantizer = plan.build("quantizer")
+    for name, linear in plain_linears(model).items():
+        if not is_named(name, plan.recipe.skip_modules):
+            replace_module(model, linear, _stand_in(quantizer, linear, name, stored))
+    if plan.recipe.train.streamed or in_files:
+        leave_in_files(model, dtype, (lambda tensors: _NoPages()) if plan.recipe.train.streamed else None)
+    left = {id(part.weight) for part in model.modules() if isinstance(part, MappedLinear | MappedEmbedding)}
+    for parameter in model.parameters():
+        if id(parameter) not in left:
+            parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+    if plan.recipe.train.is_checkpointed:
+        enable_checkpointing(model)
+    return ShapeModel(model.requires_grad_(False), source_bytes, stored, parameters)
+
+
+class _NoPages:
+    """What a tensor without memory has."""
+
+    def ahead(self) -> None:
+        """Nothing to read."""
+
+    def release(self) -> None:
+        """Nothing to give back."""
+
+
+def _stand_in(quantizer: Quantizer, linear: nn.Linear, name: str, dtype: torch.dtype) -> FrozenLinear:
+    """What ``quantizer`` would make of ``linear``, on the meta device."""
+    shape = linear.out_features, linear.in_features
+    tensors = {
+        each: torch.empty(size, dtype=kind, device="meta")
+        for each, (size, kind) in state_shapes(quantizer, shape, dtype).items()
+    }
+    if linear.bias is not None:
+        tensors["bias"] = linear.bias.data
+    with torch.device("meta"):
+        return quantizer.restore(tensors, name, shape, dtype)
+
+
+States = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+
+
+@cache
+def state_shapes(quantizer: Quantizer, shape: tuple[int, int], dtype: torch.dtype) -> States:
+    """Shapes and dtypes of the tensors a quantizer keeps of a weight (out, in), found by quantizing.
+
+    A small weight is quantized whole. Of a large one two samples of its rows are, and each dimension of what
+    they take is continued in a straight line.
+    """
+    out, in_ = shape
+    rows = math.ceil(SAMPLED_NUMBERS / in_)
+    if out <= 4 * rows:
+        return _shapes(_quantized(quantizer, shape, dtype))
+    small = _shapes(_quantized(quantizer, (rows, in_), dtype))
+    large = _shapes(_quantized(quantizer, (2 * rows, in_), dtype))
+    return {
+        name: (_continued(size, large[name][0], out / rows), kind) for name, (size, kind) in small.items()
+    }
+
+
+@torch.no_grad()
+def _quantized(quantizer: Quantizer, shape: tuple[int, int], dtype: torch.dtype) -> Mapping[str, Tensor]:
+    out, in_ = shape
+    # A caller may be building a model without memory; a sample is real.
+    with torch.device("cpu"):
+        linear = nn.utils.skip_init(nn.Linear, in_, out, bias=False, dtype=dtype)
+        linear.weight.normal_(std=0.02, generator=torch.Generator().manual_seed(0))
+        state: Mapping[str, Tensor] = quantizer.quantize(linear, "sample").state_dict()
+    return state
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> States:
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _continued(small: tuple[int, ...], large: tuple[int, ...], times: float) -> tuple[int, ...]:
+    return tuple(math.ceil(a + (b - a) * (times - 1)) for a, b in zip(small, large, strict=True))

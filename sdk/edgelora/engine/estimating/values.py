@@ -1,0 +1,79 @@
+"""Tensors without values, and the code that asks for some."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+
+
+class EverythingHolds(TorchDispatchMode):
+    """Answers questions about values of meta tensors with yes, so that code with such questions runs on them.
+
+    Every number is 1 and every comparison true. In a forward pass the questions are: is nothing padded, does
+    this row hold one text, are these labels taken into the loss, are two ways to the logits equal. So the
+    pass is one of full rows, all of whose tokens are labelled.
+    """
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """One operation."""
+        first = args[0] if args and isinstance(args[0], Tensor) else None
+        if first is not None and first.is_meta:
+            if func is aten._local_scalar_dense.default:
+                return torch.ones((), dtype=first.dtype, device="cpu").tolist()
+            if func in (aten.equal.default, aten.allclose.default):
+                return True
+            if func is aten.nonzero.default:
+                return first.new_empty((first.numel(), first.dim()), dtype=torch.int64)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def flash_attention() -> Iterator[None]:
+    """Inside, attention of meta tensors is that of the kernel which keeps no (tokens × tokens) scores.
+
+    Real tensors get that kernel by themselves; for meta tensors torch takes the plain form. Its function is
+    replaced by name, because a function mode is not in force while a backward pass computes a block again.
+    """
+    plain = functional.scaled_dot_product_attention
+
+    def attention(query: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        return (_flash if query.is_meta else plain)(query, *arguments, **options)
+
+    functional.scaled_dot_product_attention = attention
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = plain
+
+
+def _flash(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """With the parameters of torch's function; dropout takes nothing here."""
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype)
+    attended: Tensor = aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, is_causal, attn_mask=attn_mask, scale=scale
+    )[0]
+    return attended

@@ -1,0 +1,41 @@
+"""What may differ between the start of a run and its resumption."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgelora.errors import ResumeMismatch
+
+FREE_TO_CHANGE = {
+    ("recipe", "out"),
+    ("recipe", "about"),
+    # Where the base lies was chosen at the start, and is taken over from the checkpoint.
+    ("recipe", "memory_budget"),
+    ("recipe", "train", "save_every"),
+    ("recipe", "train", "keep_checkpoints"),
+    ("recipe", "train", "threads"),
+    ("recipe", "train", "tensorboard"),
+}
+"""Keys of a plan that do not steer training, so a resumed run may differ in them."""
+
+
+def compare_plans(stored: dict[str, Any], current: dict[str, Any]) -> None:
+    """Refuse to resume with another plan than the run was started with.
+
+    Raises:
+        ResumeMismatch: A key differs that steers training; the message has both values.
+    """
+    before, now = dict(_flat(stored)), dict(_flat(current))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key) and not any(key[: len(free)] == free for free in FREE_TO_CHANGE):
+            name = ".".join(key)
+            raise ResumeMismatch(
+                f"the run was started with {name} = {before.get(key)!r}, and now it is {now.get(key)!r}",
+                fix="restore that value, or start again into another 'out'",
+            )
+
+
+def _flat(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    if not isinstance(value, dict):
+        return [(path, value)]
+    return [entry for key, item in value.items() for entry in _flat(item, (*path, key))]

@@ -1,0 +1,78 @@
+"""``edgelora estimate``: what a recipe will cost."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+RECIPE = (
+    "{base: micro, derivative: qlora, adapter: {rank: 8}, train: {max_steps: 30, max_length: 64, threads: 1}}"
+)
+PARTS = {"weights", "adapter", "gradients", "optimizer", "activations", "logits", "scratch"}
+
+
+@pytest.fixture
+def recipe(edgelora):
+    Path("recipe.yaml").write_text(RECIPE)
+    return "recipe.yaml"
+
+
+def test_memory_is_told_by_part_for_each_placement(edgelora, recipe):
+    ran = edgelora("estimate", recipe, "--json")
+    assert ran.exit_code == 0, ran.err
+    document = ran.document
+    assert [each["name"] for each in document["memory"]] == ["resident", "checkpointed", "streamed"]
+    for each in document["memory"]:
+        assert set(each["parts"]) == PARTS
+        assert each["peak"] == max(each["loading"], each["stepping"])
+    assert document["why_not_streamed"] == "a base that nf4 quantizes is streamed only when it was prepared"
+    assert document["measured"] is None
+    assert set(document["hours"]["resident"]) == {"60", "500", "6470"}
+    assert document["durations"]["resident"]["steps"] == 30
+    assert not Path("runs").exists()
+
+
+def test_a_configuration_alone_is_enough(edgelora, recipe):
+    from edgelora.micro import path
+
+    Path("config.json").write_text((path() / "config.json").read_text())
+    ran = edgelora("estimate", recipe, "--set", "base=./config.json")
+    assert ran.exit_code == 0, ran.err
+    for words in ("memory, CPU", "every row has train.max_length = 64 tokens", "6,470 steps", "talks say"):
+        assert words in ran.out
+
+
+def test_lengths_come_from_the_data(edgelora, recipe):
+    Path("rows.jsonl").write_text("".join(json.dumps({"text": "x" * n}) + "\n" for n in (5, 20, 11)))
+    ran = edgelora("estimate", recipe, "--set", "data=[{path: rows.jsonl}]", "--json")
+    assert ran.exit_code == 0, ran.err
+    assert "the longest of 3 rows has" in ran.document["assumed"]
+    assert ran.document["rows"]["length"] < 30
+    assert ran.document["rows"]["padded"]
+
+
+def test_a_real_step_is_compared_and_leaves_nothing(edgelora, recipe):
+    before = set(os.listdir("."))
+    ran = edgelora("estimate", recipe, "--measure", "--json")
+    assert ran.exit_code == 0, ran.err
+    measured = ran.document["measured"]
+    assert measured["placement"] == "resident"
+    assert measured["step_s"] > 0
+    assert measured["peak"] == pytest.approx(ran.document["memory"][0]["peak"], rel=0.1)
+    assert set(os.listdir(".")) == before
+
+
+def test_a_base_that_is_nowhere_is_told(edgelora, recipe):
+    ran = edgelora("estimate", recipe, "--set", "base=./nowhere")
+    assert ran.exit_code == 4
+    assert "there is no base model folder" in ran.err
+
+
+def test_a_budget_is_shown_by_plan_and_refused_by_train(edgelora, recipe):
+    Path("rows.jsonl").write_text(json.dumps({"text": "x" * 20}) + "\n")
+    changes = ("--set", "memory_budget=1MiB", "--set", "data=[{path: rows.jsonl}]")
+    assert "memory budget   1.00 MiB: the base is resident" in edgelora("plan", recipe, *changes).out
+    ran = edgelora("train", recipe, *changes)
+    assert ran.exit_code == 8
+    assert ran.err.count("error[memory-budget-exceeded]: memory_budget is 1.00 MiB") == 1

@@ -1,0 +1,110 @@
+"""A memory budget takes the fastest placement that fits, or says what would."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from edgelora.engine.estimating.budget import choose_placement
+from edgelora.engine.estimating.memory import Surroundings, predict
+from edgelora.engine.estimating.placement import alternatives, fewer_loss_rows
+from edgelora.engine.estimating.shape_model import read_config
+from edgelora.engine.estimating.step import Rows
+from edgelora.errors import MemoryBudgetExceeded
+
+ROWS = Rows(4, 256, padded=False)
+
+
+@pytest.fixture
+def around(tiny_base):
+    config = read_config(str(tiny_base))
+    config.vocab_size = 4096  # so that logits are worth saving
+    return Surroundings(
+        config=config,
+        rows=ROWS,
+        dtype=torch.float32,
+        prepared=False,
+        on_cpu=True,
+        runtime=0,
+        program=0,
+    )
+
+
+@pytest.fixture
+def peaks(plan, around):
+    made = plan({"batch_size": 4}, memory_budget="1TiB")
+    return {each.name: predict(made, around, each).peak for each in alternatives(made)}
+
+
+def test_the_budget_is_read_with_its_unit(recipe):
+    assert recipe(memory_budget="1.5GiB").memory_budget == 3 * 2**29
+    assert recipe(memory_budget=5000).memory_budget == 5000
+    assert recipe().memory_budget is None
+
+
+def test_what_is_resident_is_fastest_and_taken_where_it_fits(plan, around, peaks):
+    assert peaks["resident"] > peaks["checkpointed"] > peaks["streamed"]
+    choice = choose_placement(plan(memory_budget=peaks["resident"]), around)
+    assert choice.placement.name == "resident"
+    assert choice.placement.loss_rows == 512
+
+
+def test_loss_rows_are_lowered_before_blocks_are_computed_again(plan, around, peaks):
+    choice = choose_placement(plan({"batch_size": 4}, memory_budget=peaks["resident"] - 1_000_000), around)
+    assert choice.placement.name == "resident"
+    assert 16 <= choice.placement.loss_rows < 512
+    assert fewer_loss_rows(100) == [100, 50, 25, 16]
+    assert fewer_loss_rows(8) == [8]
+
+
+def test_blocks_are_computed_again_where_all_is_too_much(plan, around):
+    made = plan({"batch_size": 4}, memory_budget="1TiB")
+    checkpointed = replace(alternatives(made)[1], loss_rows=16)
+    budget = predict(made, around, checkpointed).peak
+    choice = choose_placement(plan({"batch_size": 4}, memory_budget=budget), around)
+    assert choice.placement.name == "checkpointed"
+    assert "resident would take" in choice.reason
+
+
+def test_an_explicit_setting_is_a_lower_bound(plan, around):
+    choice = choose_placement(plan({"gradient_checkpointing": True}, memory_budget="1TiB"), around)
+    assert choice.placement.name == "checkpointed"
+    choice = choose_placement(plan({"streamed": True}, memory_budget="1TiB"), around)
+    assert choice.placement.name == "streamed"
+
+
+def test_a_run_that_cannot_fit_is_told_what_would(plan, around, peaks):
+    # Two rows instead of four would do, and so would shorter ones; the fewest changes are named.
+    least = predict(plan(memory_budget="1TiB"), around, replace(alternatives(plan())[-1], loss_rows=16)).peak
+    made = plan({"batch_size": 4}, memory_budget=least - 1_000_000)
+    with pytest.raises(MemoryBudgetExceeded, match="the least this run takes") as raised:
+        choose_placement(made, around)
+    assert "train.batch_size=1" in raised.value.fix
+    assert raised.value.exit_code == 8
+    fewer = replace(around, rows=Rows(1, 256, padded=False))
+    assert choose_placement(plan({"batch_size": 1}, memory_budget=least - 1_000_000), fewer)
+
+
+def test_a_quantized_base_is_told_to_be_prepared(plan, around):
+    made = plan({"batch_size": 4}, derivative="qlora", memory_budget="1TiB")
+    prepared = replace(around, prepared=True)
+    streamed = replace(alternatives(made)[-1], loss_rows=16)
+    budget = predict(made, prepared, streamed).peak
+    made = plan({"batch_size": 4}, derivative="qlora", memory_budget=budget)
+    with pytest.raises(MemoryBudgetExceeded) as raised:
+        choose_placement(made, around)
+    assert "edgelora bases prepare" in raised.value.fix
+    assert choose_placement(made, prepared).placement.name == "streamed"
+
+
+def test_what_nothing_helps_is_said(plan, around):
+    with pytest.raises(MemoryBudgetExceeded) as raised:
+        choose_placement(plan(memory_budget=1000), around)
+    assert "raise memory_budget" in raised.value.fix
+
+
+def test_on_a_gpu_the_process_does_not_count(plan, around, peaks):
+    made = plan(memory_budget="1TiB")
+    on_gpu = predict(made, replace(around, on_cpu=False, runtime=10**9), alternatives(made)[0])
+    assert on_gpu.peak < peaks["resident"]
+    assert on_gpu.runtime == on_gpu.slack == 0
