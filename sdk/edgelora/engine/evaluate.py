@@ -15,6 +15,10 @@ from edgelora.engine.data import Dataset
 from edgelora.errors import PluginBug
 from edgelora.plan import Plan
 from edgelora.protocols import Evaluation, Example, Measurement
+from edgelora.recipe import Recipe
+
+EVALUATED_ROWS = 16
+"""Held-out rows in a batch."""
 
 
 def evaluate(
@@ -43,7 +47,9 @@ def evaluate(
         model=model,
         tokenizer=tokenizer,
         layers=layers,
-        batches=PaddedBatches(dataset.held_out, layers, tokenizer, _device(model)),
+        batches=PaddedBatches(
+            dataset.held_out, layers, tokenizer, _device(model), _rows_at_a_time(plan.recipe)
+        ),
         tasks=dataset.tasks,
         plan=plan,
         seed=plan.recipe.train.seed,
@@ -87,6 +93,11 @@ def _examples(dataset: Dataset) -> list[Example]:
         for row in dataset.held_out
         if row.prompt is not None and row.response is not None
     ]
+
+
+def _rows_at_a_time(recipe: Recipe) -> int:
+    """Under a memory budget no more than training takes, which was predicted to fit."""
+    return EVALUATED_ROWS if recipe.memory_budget is None else min(EVALUATED_ROWS, recipe.train.batch_size)
 
 
 def _device(model: nn.Module) -> torch.device:

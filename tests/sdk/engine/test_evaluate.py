@@ -8,6 +8,7 @@ from tiny_models import write_rows
 from transformers import AutoModelForCausalLM
 
 from edgelora.engine.base import load_base, load_tokenizer
+from edgelora.engine.batches import PaddedBatches
 from edgelora.engine.data import load_dataset
 from edgelora.engine.evaluate import evaluate
 from edgelora.engine.inject import inject
@@ -162,3 +163,19 @@ def test_wilson_interval_against_published_values():
 def test_mean_interval_shrinks_with_the_root_of_n():
     low, high = mean_interval(1.0, 2.0, 100)
     assert (low, high) == pytest.approx((1 - 0.392, 1 + 0.392), abs=1e-3)
+
+
+def test_under_a_memory_budget_no_more_rows_are_measured_at_a_time_than_trained_on(
+    plan, measure, monkeypatch
+):
+    sizes = []
+
+    def remembering(rows, layers, tokenizer, device, batch_size):
+        sizes.append(batch_size)
+        return PaddedBatches(rows, layers, tokenizer, device, batch_size)
+
+    monkeypatch.setattr("edgelora.engine.evaluate.PaddedBatches", remembering)
+    free, _, _ = measure(["loss"])
+    bound, _, _ = measure(["loss"], memory_budget="64GiB")
+    assert sizes == [16, 2]
+    assert free["main.loss"].value == pytest.approx(bound["main.loss"].value, rel=1e-5)

@@ -30,7 +30,7 @@ TRANSIENT = ("activations", "logits", "scratch")
 SLACK = 0.15
 """Share of what a step makes and frees that stays with the C library's allocator, on a CPU. Measured."""
 SLACK_WHERE_RETURNED = 0.03
-"""The same where freed memory is returned at once (`edgelora.engine.allocator`): streamed, and under a budget."""
+"""The same where `edgelora.engine.allocator` returns it at once: streamed, and under a budget."""
 FIRST_STEP_FILES = 16 * MIB
 """Of `FIRST_STEP`, code of libraries."""
 PAGE_BYTES = 64 * 1024
@@ -177,10 +177,11 @@ def _weights(
     unread = _unread_bytes(model, around.rows)
     if around.prepared:
         return converted, quantized + as_stored - unread, total - unread
-    # transformers maps the files; what is kept as it was read keeps all that was read of its file in memory.
-    read = shapes.source_bytes - (unread if as_stored else 0)
+    # transformers maps the files. What is kept as it is stored is a view of them, read when it is first
+    # computed with; and it keeps all that was read of its file in memory.
     own = quantized + converted
-    return own, (read if as_stored else 0), own + (read if own else 0)
+    stepping = shapes.source_bytes - unread if as_stored else 0
+    return own, stepping, own + (shapes.source_bytes - as_stored if own else 0)
 
 
 def _base_size(shapes: ShapeModel) -> BaseSize:
