@@ -23,7 +23,7 @@ def estimate_text(found: Estimate, measured: Measured | None) -> str:
     """Memory by part and placement, disk, hours, and the arithmetic of the talks."""
     sections = [
         f"{found.parameters:,} parameters, and {found.trainable:,} that learn; micro-batches of "
-        f" {found.rows.count} × {found.rows.length} tokens ({found.assumed}), all labelled",
+        f"{found.rows.count} × {found.rows.length} tokens ({found.assumed}), all labelled",
         _memory(found),
         *([_compared(found, measured)] if measured else []),
         _disk(found),
