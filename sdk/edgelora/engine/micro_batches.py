@@ -57,7 +57,7 @@ class PackedRows:
         return report_packing(map(order.step, first_epoch), self.rows, **self.limits)
 
 
-def check_packing(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+def check_packing(model: nn.Module, layers: Mapping[str, nn.Module], device: torch.device) -> None:
     """Try whether an adapted model computes packed rows as it computes them alone.
 
     Raises:
@@ -67,4 +67,4 @@ def check_packing(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
     for layer in layers.values():
         if isinstance(layer, TaskAware):
             layer.route(every_row_alike)
-    way_to_pack(model)
+    way_to_pack(model, device)

@@ -120,7 +120,7 @@ class TrainingLoop:
         self.micro_batches: PaddedRows | PackedRows = PaddedRows(dataset.train, self.settings)
         if self.settings.packing:
             self.micro_batches = packed = PackedRows(dataset.train, self.settings)
-            check_packing(model, layers)
+            check_packing(model, layers, accelerator.device)
             around.reporter.message(packed.report(self.order, self.total).line())
         self.state = self._make_state(plan)
         self.gradients = Gradients(

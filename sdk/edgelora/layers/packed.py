@@ -32,7 +32,7 @@ def forward_arguments(model: Any, batch: Batch) -> Iterator[dict[str, Any]]:
     if batch.position_ids is None:
         yield {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
         return
-    with way_to_pack(model)(batch) as arguments:
+    with way_to_pack(model, batch.input_ids.device)(batch) as arguments:
         yield arguments
 
 
@@ -52,7 +52,7 @@ def _with_padding(lengths: Sequence[Sequence[int]], tokens: int) -> Lengths:
 _ways: WeakKeyDictionary[nn.Module, Way] = WeakKeyDictionary()
 
 
-def way_to_pack(model: Any) -> Way:
+def way_to_pack(model: Any, device: torch.device | str = "cpu") -> Way:
     """How packed rows are kept apart on ``model``.
 
     Found by trying on a few short rows, so that it holds for architectures nobody listed. Adapted layers must
@@ -61,23 +61,24 @@ def way_to_pack(model: Any) -> Way:
     Args:
         model: A transformers causal language model with weights. Its attention may be replaced by one that
             computes the same for batches that are not packed.
+        device: Where its batches are.
 
     Raises:
         CombinationError: There is no way: something is carried from row to row (a recurrent or convolutional
             state), or position ids are not taken.
     """
     if model not in _ways:
-        _ways[model] = _find_way(model)
+        _ways[model] = _find_way(model, device)
     return _ways[model]
 
 
-def _find_way(model: Any) -> Way:
+def _find_way(model: Any, device: torch.device | str) -> Way:
     before = model.config._attn_implementation
     if attend_by_row(model):
-        if not _difference(model, _by_row):
+        if not _difference(model, _by_row, device):
             return _by_row
         set_attention(model, before)
-    if found := _difference(model, _by_position_ids):
+    if found := _difference(model, _by_position_ids, device):
         raise CombinationError(
             f"{type(model).__name__} cannot be trained on packed rows: {found}",
             fix="set train.packing: false",
@@ -104,9 +105,9 @@ def _by_position_ids(batch: Batch) -> Iterator[dict[str, Any]]:
 
 
 @torch.no_grad()
-def _difference(model: Any, way: Way) -> str:
+def _difference(model: Any, way: Way, device: torch.device | str) -> str:
     """What goes wrong with packed rows on ``model``; empty where nothing does."""
-    alone, packed, changed = _trial(model.get_input_embeddings().weight.device)
+    alone, packed, changed = _trial(device)
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -144,7 +145,7 @@ def _largest(logits: Tensor, others: Tensor) -> float:
     return float(((logits - others).norm(dim=-1) / others.norm(dim=-1)).max())
 
 
-def _trial(device: torch.device) -> tuple[Batch, Batch, Batch]:
+def _trial(device: torch.device | str) -> tuple[Batch, Batch, Batch]:
     """Rows as a padded batch, the same rows packed, and these with other tokens in the first row.
 
     All tokens differ: between equal ones nothing could be seen to leak.
@@ -158,7 +159,7 @@ def _trial(device: torch.device) -> tuple[Batch, Batch, Batch]:
     return _padded(rows, device), packed, changed
 
 
-def _padded(lengths: Sequence[int], device: torch.device) -> Batch:
+def _padded(lengths: Sequence[int], device: torch.device | str) -> Batch:
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     ids = torch.zeros(mask.shape, dtype=torch.int64)
     ids[mask] = torch.arange(1, 1 + sum(lengths))
