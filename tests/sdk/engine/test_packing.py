@@ -73,6 +73,13 @@ def test_a_packed_run_learns_what_the_padded_one_learns(recipe, registry, tmp_pa
     assert max(float((packed[name] - tensor).abs().max()) for name, tensor in padded.items()) < 1e-4
 
 
+def test_a_streamed_run_packs_as_well(recipe, registry, tmp_path):
+    settings = {"packing": True, "max_length": 512, "gradient_checkpointing": True, "max_steps": 3}
+    resident = weights(run(recipe(settings, out=str(tmp_path / "a")), registry))
+    streamed = weights(run(recipe({**settings, "streamed": True}, out=str(tmp_path / "b")), registry))
+    assert max(float((streamed[name] - tensor).abs().max()) for name, tensor in resident.items()) < 1e-6
+
+
 def test_a_packed_run_resumes_bitwise(recipe, registry, tmp_path, two_tasks):
     changes = {"derivative": "mtlora", "data": two_tasks, "adapter": {"rank": 4, "dropout": 0.1}}
     settings = {"packing": True, "max_length": 512, "evaluate_every": 4}
