@@ -5,7 +5,8 @@ Three ways through the same rows, with the same model, kernels and rows per opti
 - padded in random order: micro-batches as a shuffled data loader cuts them, padded to their longest row; what
   training with transformers and PEFT does by default.
 - padded, rows of like length together: what edgelora does without packing.
-- packed: ``train.packing: true``.
+- packed: ``train.packing: true``, one sequence at a time (``batch_size: 1``, and as much more accumulation),
+  which takes the least memory and, on a CPU, the least time.
 
 A step of each is taken in turn within one process, so whatever else the machine does slows all alike; rounds
 are fresh processes. Only tokens of rows count, padding never does.
@@ -49,7 +50,7 @@ SHAPE = {
     "head_dim": 64,
     "tie_word_embeddings": True,
 }
-PADDED, SORTED, PACKED = "padded, random order", "padded, like lengths", "packed"
+PADDED, SORTED, PACKED = "padded, random order", "padded, like lengths", "packed, one sequence"
 
 
 def alpaca_lengths(count: int, seed: int, max_length: int) -> list[int]:
@@ -107,7 +108,7 @@ def train(
     dealt = [order.step(number) for number in range(order.steps_per_epoch)]
     shuffled = iter(draw.sample(range(rows), rows))
     shuffle = [[list(itertools.islice(shuffled, len(each))) for each in of_step[0]] for of_step in dealt]
-    limits = {"batch_size": batch_size, "max_length": max_length}
+    limits = {"batch_size": 1, "max_length": max_length}
     ways = {
         PADDED: (shuffle, lambda each: collate([data[index] for index in each], 0)),
         SORTED: ([of_step[0] for of_step in dealt], lambda each: collate([data[index] for index in each], 0)),

@@ -66,8 +66,6 @@ class PackingReport:
     """Of the rows."""
     computed: int
     """Tokens and padding."""
-    computed_unpacked: int
-    """Tokens and padding of the same rows, each in a sequence of its own."""
     largest: int
     """Tokens and padding of the largest micro-batch."""
 
@@ -75,7 +73,7 @@ class PackingReport:
         """For people."""
         return (
             f"packing: {self.rows:,} rows in {self.sequences:,} sequences, "
-            f"{self.tokens / self.computed:.0%} full ({self.tokens / self.computed_unpacked:.0%} unpacked), "
+            f"{self.tokens / self.computed:.0%} full, "
             f"at most {self.largest:,} tokens at a time"
         )
 
@@ -91,18 +89,17 @@ def report_packing(
         batch_size: Most sequences per micro-batch.
         max_length: Most tokens per sequence.
     """
-    counted = sequences = tokens = computed = computed_unpacked = largest = 0
+    counted = sequences = tokens = computed = largest = 0
     for dealt in steps:
         for micro_batch in chain.from_iterable(dealt):
-            lengths = [len(rows[index].input_ids) for index in micro_batch]
-            counted, tokens = counted + len(lengths), tokens + sum(lengths)
-            computed_unpacked += len(lengths) * max(lengths)
+            counted += len(micro_batch)
+            tokens += sum(len(rows[index].input_ids) for index in micro_batch)
         packed = pack_step(dealt, rows, batch_size=batch_size, max_length=max_length)
         for together in chain.from_iterable(packed):
             longest = max(sum(len(rows[index].input_ids) for index in sequence) for sequence in together)
             sequences, computed = sequences + len(together), computed + len(together) * longest
             largest = max(largest, len(together) * longest)
-    return PackingReport(counted, sequences, tokens, computed, computed_unpacked, largest)
+    return PackingReport(counted, sequences, tokens, computed, largest)
 
 
 def _first_fit(longest_first: list[int], lengths: Mapping[int, int], max_length: int) -> list[list[int]]:
