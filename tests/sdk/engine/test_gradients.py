@@ -146,7 +146,7 @@ adapter: {{rank: 4}}
 {parts}
 data: [{{path: {rows}, task: versions, held_out: 0.1}}, {{path: {other}, task: decimals, held_out: 0.1}}]
 train: {{max_steps: 6, batch_size: {batch_size}, accumulation: 2, learning_rate: 1.0e-2, threads: 1,
-         gradient_checkpointing: true, packing: {packing}}}
+         gradient_checkpointing: true, packing: {packing}, streamed: {streamed}}}
 out: {out}
 """
 
@@ -189,6 +189,7 @@ def split_runs(tiny_base, rows, tmp_path_factory):
                     other=other,
                     batch_size=batch_size,
                     packing="true" if derivative == "mtlora" and processes > 1 else "false",
+                    streamed="true" if derivative == "lora" and processes > 1 else "false",
                     out=out,
                 )
             )
