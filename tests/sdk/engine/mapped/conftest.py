@@ -30,7 +30,7 @@ def prepared(three_blocks, tmp_path_factory):
 
     def of(quantizer):
         if quantizer not in made:
-            folder = tmp_path_factory.mktemp("prepared") / quantizer
+            folder = tmp_path_factory.mktemp("prepared") / "base"
             made[quantizer] = prepare(three_blocks, folder, quantizer)
         return made[quantizer]
 

@@ -14,8 +14,11 @@ from edgelora.errors import CombinationError, ModelError
 from edgelora.layers import FrozenLinear
 from edgelora.layers.mapped import MappedEmbedding, MappedLinear
 from edgelora.protocols import Batch
+from edgelora.registry import Registry
 
-ADAPTERS = ["lora", "dora", "svd", "olora", "task-lora", "iec"]
+ADAPTERS, QUANTIZERS = (
+    [found.qualified_name for found in Registry.discover().parts(kind)] for kind in ("adapter", "quantizer")
+)
 
 
 def batch():
@@ -58,7 +61,7 @@ def test_losses_and_gradients_are_those_of_a_resident_base(plan, three_blocks, a
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-@pytest.mark.parametrize("quantizer", ["none", "nf4", "fp4", "nf4-icq"])
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_a_prepared_base_is_streamed_with_every_quantizer_and_adapter(
     plan, three_blocks, prepared, adapter, quantizer
 ):
