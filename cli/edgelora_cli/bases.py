@@ -65,6 +65,7 @@ def prepare(
     from edgelora.engine.base import locate_base
     from edgelora.engine.preparing import prepare_base
     from edgelora.errors import Interrupted
+    from edgelora.known_bases import remember_prepared
     from edgelora_cli.models import use_threads
     from edgelora_cli.progress import show_progress
 
@@ -81,6 +82,7 @@ def prepare(
             f"stopped before {folder} was whole; its finished shards are kept",
             fix="repeat the command: it goes on after them",
         ) from error
+    remember_prepared(made.folder)
     if made.reused_shards:
         note(f"{made.reused_shards} shards were finished by an earlier try")
     sizes = f"{made.record.size_bytes / 1e6:,.1f} MB, from {made.source_bytes / 1e6:,.1f} MB"

@@ -17,7 +17,6 @@ from edgelora.engine.preparing.shard import DTYPE_NAMES, tensor_bytes
 from edgelora.engine.preparing.source import SourceModel
 from edgelora.engine.preparing.writer import Preparation, PreparedWriter, stored_tensors
 from edgelora.files import require_space
-from edgelora.known_bases import remember_prepared
 from edgelora.manifest.base_files import check_base_unchanged, state_of_base
 from edgelora.manifest.base_identity import identify_base
 from edgelora.manifest.tensors import TensorEntry
@@ -96,7 +95,6 @@ def prepare_base(
                 give(model, shards[index], shard, progress)
         check_base_unchanged(source, state)
         record = writer.publish(model.config, model.files_beside)
-    remember_prepared(writer.folder)
     total = sum(map(model.size_bytes, shards))
     return Prepared(writer.folder, record, total, len(shards) - len(missing))
 

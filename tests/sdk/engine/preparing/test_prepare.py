@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from edgelora.engine.base import load_base, no_progress_bar
 from edgelora.engine.preparing import differing_tensors, prepare_base
 from edgelora.errors import DiskFull, ModelError, PlanError, TargetExists, WrongBase
-from edgelora.known_bases import known_bases, recall_base, recall_source
+from edgelora.known_bases import known_bases, recall_base, recall_source, remember_prepared
 from edgelora.layers import FrozenLinear
 from edgelora.manifest.base_identity import identify_base
 from edgelora.manifest.tensors import read_header
@@ -213,6 +213,7 @@ def test_a_disk_too_small_is_told_before_anything_is_written(source, tmp_path, m
 def test_prepared_bases_are_remembered_beside_their_sources(source, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGELORA_HOME", str(tmp_path / "home"))
     made = prepare_base(source, tmp_path / "out", part())
+    remember_prepared(made.folder)
     (known,) = known_bases()
     assert (known.folder, known.origin, known.record) == (made.folder, "prepared", made.record)
     assert recall_base(identify_base(source)) == made.folder
