@@ -280,3 +280,21 @@ def test_a_layer_without_memory_computes_shapes():
     x = torch.randn(2, 96, device="meta", requires_grad=True)
     layer(x).sum().backward()
     assert x.grad.shape == (2, 96) and layer.dequantize().shape == (48, 96)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("block_size", [64, 4096])
+@pytest.mark.parametrize("double", [True, False])
+def test_a_weight_quantized_in_pieces_has_the_codes_of_one_call(kind, block_size, double):
+    torch.manual_seed(0)
+    weight = torch.randn(1031, 1101, dtype=torch.bfloat16)  # more than a piece, and no whole number of blocks
+    tensors = quantize_four_bit(weight, kind=kind, block_size=block_size, double=double)
+    flat = torch.cat([weight.reshape(-1), weight.new_zeros(1)])
+    codes, state = kernels.quantize_4bit(
+        flat, blocksize=block_size, compress_statistics=double, quant_type=kind
+    )
+    assert torch.equal(tensors["codes"], codes) and torch.equal(tensors["absmax"], state.absmax)
+    if double:
+        assert torch.equal(tensors["absmax_scale"], state.state2.absmax)
+        assert torch.equal(tensors["absmax_code"], state.state2.code)
+        assert torch.equal(tensors["absmax_offset"], state.offset)
