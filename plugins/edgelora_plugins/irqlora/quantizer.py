@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from edgelora.layers.nf4 import STATISTICS_BLOCK, FourBitLinear, FourBitQuantizer, dynamic_map
-from edgelora_plugins.irqlora.entropy import best_offsets
+from edgelora_plugins.irqlora.entropy import BLOCKS_AT_A_TIME, best_offsets
 from edgelora_plugins.irqlora.options import CalibrationOptions
 
 _PIECE = 1 << 20
@@ -56,18 +56,28 @@ class CalibratedNormalFloat4(FourBitQuantizer):
 
     def codes(self, weight: Tensor) -> dict[str, Tensor]:
         """The buffers of a `CalibratedLinear` for a weight (out, in)."""
-        flat = weight.float().reshape(-1)
+        flat = weight.detach().reshape(-1)
         size = self.options.block_size
         whole = flat.numel() // size * size
-        tau = self._offsets(flat[:whole].view(-1, size))
+        tau = torch.cat([self._offsets(blocks) for blocks in _blocks(flat, size)])
+        moved = flat.to(torch.float32, copy=True)
+        moved[:whole].view(-1, size).sub_(tau[: whole // size, None])
         if whole < flat.numel():
-            tau = torch.cat([tau, self._offsets(flat[None, whole:])])
-        moved = flat - tau.repeat_interleave(size)[: flat.numel()]
+            moved[whole:].sub_(tau[-1])
         return {**super().codes(moved), **_quantize_offsets(tau)}
 
     def _offsets(self, blocks: Tensor) -> Tensor:
         options = self.options
-        return best_offsets(blocks, search_range=options.search_range, search_steps=options.search_steps)
+        return best_offsets(
+            blocks.float(), search_range=options.search_range, search_steps=options.search_steps
+        )
+
+
+def _blocks(flat: Tensor, size: int) -> list[Tensor]:
+    """The blocks of a weight, (blocks, size), some at a time; a short last one by itself."""
+    whole = flat.numel() // size * size
+    blocks = list(flat[:whole].view(-1, size).split(BLOCKS_AT_A_TIME))
+    return blocks if whole == flat.numel() else [*blocks, flat[None, whole:]]
 
 
 def _quantize_offsets(tau: Tensor) -> dict[str, Tensor]:
