@@ -180,7 +180,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="CASE")
-    parser.add_argument("--bases", type=Path, help="keep the bases here, and use those that are there")
+    parser.add_argument("--work", type=Path, help="keep the bases here (8 GB), and use those that are there")
     parser.add_argument("--out", type=Path, help="write the results here as JSON too")
     arguments = parser.parse_args()
     report = Report(
@@ -189,7 +189,8 @@ def main() -> None:
         {"rank": 16, "threads": 1, "accumulation": 1, "dtype": "bfloat16 unless said"},
     )
     with tempfile.TemporaryDirectory() as temporary:
-        bases = arguments.bases or Path(temporary)
+        bases = arguments.work or Path(temporary)
+        bases.mkdir(parents=True, exist_ok=True)
         for name in arguments.cases:
             case = CASES[name]
             make_base(case["base"], bases)

@@ -33,6 +33,17 @@ def estimate_text(found: Estimate, measured: Measured | None) -> str:
     return "\n\n".join(sections)
 
 
+def measured_text(measured: Measured) -> str:
+    """What a real step took, where there is no estimate to hold it to."""
+    rows = [
+        ["while loading", size_text(measured.loading)],
+        ["a step", size_text(measured.stepping)],
+        ["own, highest", size_text(measured.anonymous)],
+        ["time of a step", _time(measured.step_s)],
+    ]
+    return table([f"measured, {measured.placement}", ""], rows)
+
+
 def _memory(found: Estimate) -> str:
     on_cpu = found.device == "cpu"
     header = [f"memory, {'CPU' if on_cpu else 'GPU'}", *(each.placement.name for each in found.memory)]
@@ -50,7 +61,7 @@ def _memory(found: Estimate) -> str:
         rows.append(["of a step, own", *(size_text(each.anonymous) for each in found.memory)])
         rows.append(["of a step, files", *(size_text(each.files) for each in found.memory)])
     text = table(header, rows)
-    return f"{text}\n{found.why_not_streamed}" if found.why_not_streamed else text
+    return "\n".join([text, *filter(None, (found.why_not_streamed, found.budget))])
 
 
 def _compared(found: Estimate, measured: Measured) -> str:

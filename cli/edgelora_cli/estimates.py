@@ -10,7 +10,7 @@ import click
 
 from edgelora.arithmetic import CLASSIC_STEPS, bits_per_parameter, weights_gb
 from edgelora_cli.commands import Command, set_option, threads_option
-from edgelora_cli.console import emit
+from edgelora_cli.console import emit, note
 
 if TYPE_CHECKING:
     from edgelora.engine.estimating.estimate import Estimate
@@ -46,11 +46,22 @@ def estimate(recipe: Path, measure: bool, changes: tuple[str, ...], threads: int
     plan = make_plan(read_recipe(recipe, changes), Registry.discover())
     need_train_extra("an estimate")
 
+    from edgelora.engine.estimating.estimate import data_of, rows_of
     from edgelora.engine.estimating.estimate import estimate as estimate_plan
     from edgelora.engine.estimating.measure import measure_step
-    from edgelora_cli.estimate_text import estimate_text
+    from edgelora.errors import ModelError
+    from edgelora_cli.estimate_text import estimate_text, measured_text
 
-    found = estimate_plan(plan)
+    try:
+        found = estimate_plan(plan)
+    except ModelError as error:
+        if not measure:
+            raise
+        # What cannot run on shapes may well run.
+        note(error.problem)
+        taken = measure_step(plan, rows_of(plan, data_of(plan))[0])
+        emit({"measured": _measured(taken)}, measured_text(taken))
+        return
     measured = measure_step(plan, found.rows) if measure else None
     emit(_document(found, measured), estimate_text(found, measured))
 
@@ -68,5 +79,9 @@ def _document(found: Estimate, measured: Measured | None) -> dict[str, Any]:
         },
         "bits_per_parameter": {name: asdict(each) | {"sum": each.total} for name, each in bits.items()},
         "weights_gb": weights_gb(found.parameters),
-        "measured": None if measured is None else asdict(measured) | {"peak": measured.peak},
+        "measured": None if measured is None else _measured(measured),
     }
+
+
+def _measured(measured: Measured) -> dict[str, Any]:
+    return asdict(measured) | {"peak": measured.peak}

@@ -30,6 +30,7 @@ train:
   max_length: 2048
   seed: 3407
 evaluators: [loss, exact-match]
+# memory_budget: 2GiB         # the base is then resident, checkpointed or streamed, whichever fits first
 # about: {{license: Apache-2.0, languages: [en]}}   # without a licence nobody else may use the adapter
 out: {out}
 """

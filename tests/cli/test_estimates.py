@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from edgelora.errors import ModelError
+
 RECIPE = (
     "{base: micro, derivative: qlora, adapter: {rank: 8}, train: {max_steps: 30, max_length: 64, threads: 1}}"
 )
@@ -64,6 +66,33 @@ def test_a_real_step_is_compared_and_leaves_nothing(edgelora, recipe):
     assert measured["peak"] < 1.1 * predicted["peak"]
     assert measured["anonymous"] < measured["stepping"]
     assert set(os.listdir(".")) == before
+
+
+def test_what_cannot_run_on_shapes_is_measured(edgelora, recipe, monkeypatch):
+    from edgelora.engine.estimating import estimate
+
+    def refuse(plan, around, placement):
+        raise ModelError("a step cannot be taken on shapes alone", fix="measure it")
+
+    monkeypatch.setattr(estimate, "predict", refuse)
+    assert edgelora("estimate", recipe).exit_code == 3
+    ran = edgelora("estimate", recipe, "--measure", "--json")
+    assert ran.exit_code == 0, ran.err
+    assert ran.document["measured"]["peak"] > 0
+    assert "a step cannot be taken on shapes alone" in ran.err
+
+
+def test_there_is_nothing_to_measure_without_weights(edgelora, recipe):
+    from edgelora.micro import path
+
+    Path("config.json").write_text((path() / "config.json").read_text())
+    ran = edgelora("estimate", recipe, "--set", "base=./config.json", "--measure")
+    assert ran.exit_code == 4
+
+
+def test_a_budget_is_tried(edgelora, recipe):
+    ran = edgelora("estimate", recipe, "--set", "memory_budget=1MiB", "--json")
+    assert ran.document["budget"].startswith("memory_budget is 1.00 MiB, and the least")
 
 
 def test_a_base_that_is_nowhere_is_told(edgelora, recipe):

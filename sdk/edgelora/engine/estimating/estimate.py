@@ -13,6 +13,7 @@ import torch
 from edgelora.engine.base import default_device, load_tokenizer, locate_base, resolve_dtype
 from edgelora.engine.conditions import fix_conditions
 from edgelora.engine.data import Dataset, StepOrder, load_dataset
+from edgelora.engine.estimating.budget import choose_placement
 from edgelora.engine.estimating.memory import Memory, Surroundings, predict
 from edgelora.engine.estimating.placement import alternatives, why_not_streamed
 from edgelora.engine.estimating.rate import product_rate
@@ -20,6 +21,7 @@ from edgelora.engine.estimating.shape_model import read_config
 from edgelora.engine.estimating.step import Rows
 from edgelora.engine.memory import resident_bytes, resident_file_bytes
 from edgelora.engine.train import total_steps
+from edgelora.errors import MemoryBudgetExceeded
 from edgelora.plan import Plan
 from edgelora.prepared import prepared_base
 
@@ -66,6 +68,7 @@ class Estimate:
         rows: The largest micro-batch.
         assumed: Where the length of its rows is from, in words.
         memory: For each placement the recipe leaves open, in the order of their speed.
+        budget: What the recipe's memory budget would choose, or why it would refuse; None without one.
         why_not_streamed: What keeps this base from being streamed as it is; None where nothing does.
         disk: Bytes on disk.
         durations: By the name of the placement.
@@ -77,6 +80,7 @@ class Estimate:
     rows: Rows
     assumed: str
     memory: Sequence[Memory]
+    budget: str | None
     why_not_streamed: str | None
     disk: Disk
     durations: Mapping[str, Duration]
@@ -94,7 +98,7 @@ def estimate(plan: Plan) -> Estimate:
     device = default_device()
     config = read_config(plan.recipe.base, plan.recipe.revision)
     fix_conditions(plan.recipe.train, device, processes=1)
-    dataset = _dataset(plan)
+    dataset = data_of(plan)
     rows, assumed = rows_of(plan, dataset)
     around = surroundings(plan, config, rows, device)
     memory = [predict(plan, around, placement) for placement in alternatives(plan)]
@@ -102,6 +106,7 @@ def estimate(plan: Plan) -> Estimate:
         rows=rows,
         assumed=assumed,
         memory=memory,
+        budget=_budget(plan, around),
         why_not_streamed=why_not_streamed(plan, prepared=around.prepared),
         disk=_disk(plan, memory[0]),
         durations=_durations(plan, dataset, around, memory, device),
@@ -150,12 +155,21 @@ def _folder(plan: Plan) -> Path | None:
     return locate_base(plan.recipe.base, plan.recipe.revision)
 
 
-def _dataset(plan: Plan) -> Dataset | None:
+def data_of(plan: Plan) -> Dataset | None:
     """The recipe's rows; None where it names none, or there is no tokenizer to measure them with."""
     folder = _folder(plan)
     if not plan.recipe.data or folder is None:
         return None
     return load_dataset(plan.recipe.data, load_tokenizer(folder), max_length=plan.recipe.train.max_length)
+
+
+def _budget(plan: Plan, around: Surroundings) -> str | None:
+    if plan.recipe.memory_budget is None:
+        return None
+    try:
+        return choose_placement(plan, around).reason
+    except MemoryBudgetExceeded as error:
+        return str(error)
 
 
 def _durations(

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgelora.engine.base import locate_base
 from edgelora.engine.estimating.step import Rows
 from edgelora.errors import ModelError
 from edgelora.plan import Plan
@@ -50,9 +51,10 @@ def measure_step(plan: Plan, rows: Rows) -> Measured:
         rows: The largest micro-batch.
 
     Raises:
-        EdgeloraError: The base cannot be loaded.
-        ModelError: The process was killed, for its memory most likely.
+        BaseNotFound: There are no weights.
+        ModelError: The process failed, or was killed, for its memory most likely.
     """
+    locate_base(plan.recipe.base, plan.recipe.revision)
     command = [sys.executable, "-m", "edgelora.engine.estimating.measure_child"]
     document = json.dumps({"plan": plan.as_document(), "rows": asdict(rows)})
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

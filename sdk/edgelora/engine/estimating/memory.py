@@ -29,7 +29,7 @@ compiled for the shapes. Measured: the built-in base with nothing to compute gro
 TRANSIENT = ("activations", "logits", "scratch")
 SLACK = 0.15
 """Share of what a step makes and frees that stays with the C library's allocator, on a CPU. Measured."""
-SLACK_WHERE_RETURNED = 0.03
+SLACK_WHERE_RETURNED = 0.08
 """The same where `edgelora.engine.allocator` returns it at once: streamed, and under a budget."""
 FIRST_STEP_FILES = 16 * MIB
 """Of `FIRST_STEP`, code of libraries."""

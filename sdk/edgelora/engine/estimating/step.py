@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +21,14 @@ from edgelora.layers import FrozenLinear
 from edgelora.layers.authoring import SummingCombiner
 from edgelora.options import Options
 from edgelora.plan import Plan
-from edgelora.protocols import Batch, LossCombiner, TrainingRun
+from edgelora.protocols import Batch, LossCombiner, RankScheduler, TrainingRun
 from edgelora.recipe import TrainSettings
 
 PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "scratch")
 """What memory is for. ``scratch``: dequantized weights, and what a backward pass makes on its way."""
+
+MANY_STEPS = 10_000
+"""Told to parts where a recipe leaves its steps open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +88,17 @@ def step_cost(model: Any, layers: Mapping[str, nn.Module], plan: Plan, rows: Row
     model.train()
     try:
         with _device(model), EverythingHolds(), flash_attention(), ledger, _labelled(ledger, learned):
-            states = _lay_out(ledger, model, layers, plan, learned)
-            loss = _loss(model, layers, plan, rows)
+            combiner: LossCombiner = plan.build("loss_combiner")
+            run = TrainingRun(plan.recipe.train.max_steps or MANY_STEPS, plan.recipe.train.seed, plan.tasks)
+            combiner.attach(run)
+            kept = (
+                _lay_out(ledger, model, layers, plan, learned),
+                _scheduler(ledger, layers, plan, combiner, run),
+            )
+            loss = _loss(model, layers, plan, rows, combiner)
             with ledger.part("scratch"):
                 loss.backward()
-            del states
+            del kept
     except (RuntimeError, NotImplementedError) as error:
         raise ModelError(
             f"a step of {type(model).__name__} cannot be taken on shapes alone: "
@@ -120,7 +130,21 @@ def _lay_out(
     return states
 
 
-def _loss(model: Any, layers: Mapping[str, nn.Module], plan: Plan, rows: Rows) -> Tensor:
+def _scheduler(
+    ledger: Ledger, layers: Mapping[str, nn.Module], plan: Plan, combiner: LossCombiner, run: TrainingRun
+) -> RankScheduler:
+    """The plan's rank scheduler with what it keeps of each parameter, counted as the optimizer's."""
+    scheduler: RankScheduler = plan.build("rank_scheduler")
+    # It gets the groups of the plan's optimizer; others than torch's fill codebooks when they are made.
+    settings = plan.recipe.train.model_copy(update={"optimizer": "adamw"})
+    with ledger.part("optimizer"):
+        scheduler.attach(layers, make_optimizer(layers, combiner, settings), run)
+    return scheduler
+
+
+def _loss(
+    model: Any, layers: Mapping[str, nn.Module], plan: Plan, rows: Rows, combiner: LossCombiner
+) -> Tensor:
     shape = rows.count, rows.length
     mask = (rows.count, 1, rows.length, rows.length)
     batch = Batch(
@@ -131,8 +155,6 @@ def _loss(model: Any, layers: Mapping[str, nn.Module], plan: Plan, rows: Rows) -
         labels=torch.zeros(shape, dtype=torch.int64),
         task_ids=torch.zeros(rows.count, dtype=torch.int64),
     )
-    combiner: LossCombiner = plan.build("loss_combiner")
-    combiner.attach(TrainingRun(1, plan.recipe.train.seed, plan.tasks))
     sums, _, aux = RowLosses(model, layers, plan.recipe.train.loss_rows)(batch)
     losses = {f"task.{name}": sums.sum() / rows.tokens for name in plan.tasks}
     return combiner(losses | aux, 0)
@@ -184,7 +206,8 @@ def optimizer_bytes(learned: Iterable[nn.Parameter], settings: TrainSettings) ->
     for parameter in learned:
         key = tuple(parameter.shape), parameter.dtype
         counts[key] = counts.get(key, 0) + 1
-    with torch.device("cpu"):
+    with torch.device("cpu"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
         samples = {key: nn.Parameter(torch.zeros(key[0], dtype=key[1])) for key in counts}
         optimizer = make_optimizer(
             {"": nn.ParameterList(samples.values())}, SummingCombiner(Options()), settings

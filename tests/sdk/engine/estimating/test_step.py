@@ -40,6 +40,11 @@ def rehearsed(plan, config, rows=ROWS):
     return step_cost(shapes.model, layers, plan, rows)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw-8bit", "paged-adamw", "paged-adamw-8bit"])
+def test_small_optimizers_are_counted_too(plan, optimizer):
+    assert rehearsed(plan({"optimizer": optimizer}), read_config(plan().recipe.base)).parts["optimizer"] > 0
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("derivative", ["lora", "qlora", "dora", "irqlora"])
 def test_shapes_take_what_numbers_take(plan, derivative, checkpointing):
@@ -82,6 +87,17 @@ def test_checkpointing_keeps_less_and_computes_more(plan):
     )
     assert checkpointed.parts["activations"] < resident.parts["activations"]
     assert checkpointed.flops > resident.flops
+
+
+def test_what_a_rank_scheduler_keeps_is_counted(plan):
+    alone = rehearsed(plan(), read_config(plan().recipe.base))
+    pruned = plan(
+        {"max_steps": 100}, derivative="adalora", adapter={"rank": 4}, rank_scheduler={"target_rank": 2}
+    )
+    scored = rehearsed(pruned, read_config(pruned.recipe.base))
+    # Two moments for AdamW, two averages for AdaLoRA.
+    assert scored.parts["optimizer"] > 15 * scored.trainable
+    assert alone.parts["optimizer"] < 9 * alone.trainable
 
 
 def test_fewer_loss_rows_take_fewer_logits(plan):
