@@ -176,7 +176,7 @@ def _weights(
         return total, 0, total
     unread = _unread_bytes(model, around.rows)
     if around.prepared:
-        return converted, quantized + as_stored - unread, total - unread
+        return converted, quantized + as_stored - unread, converted
     # transformers maps the files. What is kept as it is stored is a view of them, read when it is first
     # computed with; and it keeps all that was read of its file in memory.
     own = quantized + converted
