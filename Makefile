@@ -68,6 +68,7 @@ conformance: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/plugins_list.py --out build/bench/plugins_list.json
+	$(BIN)/python benchmarks/packing.py --out build/bench/packing.json
 	$(BIN)/python benchmarks/icq_search.py --out build/bench/icq_search.json
 	$(BIN)/python benchmarks/verify_speed.py --out build/bench/verify_speed.json
 

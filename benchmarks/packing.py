@@ -184,8 +184,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batches", nargs="+", default=["8x4", "2x4"], help="rows x accumulation of a step")
-    parser.add_argument("--rows", type=int, default=256, help="of an epoch")
+    parser.add_argument("--batches", nargs="+", default=["8x4"], help="rows x accumulation of a step")
+    parser.add_argument("--rows", type=int, default=128, help="of an epoch")
     parser.add_argument("--max-length", type=int, default=2048)
     parser.add_argument("--quantizer", default="nf4")
     parser.add_argument("--rounds", type=int, default=3)
