@@ -224,8 +224,8 @@ def test_two_processes_equal_one_at_the_same_global_batch(split_runs, derivative
     one, two = adapters
     # Pruned components are not in the file: its shapes are the masks.
     assert {name: tensor.shape for name, tensor in one.items()} == {n: t.shape for n, t in two.items()}
-    # AdamW divides by the gradient's size, which enlarges differences in the last bit of small gradients.
-    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
+    # AdamW divides by the gradient's size: an element whose gradient is rounding may go either way.
+    assert max(float((one[name] - two[name]).norm() / one[name].norm()) for name in one) < 1e-3
 
 
 @pytest.mark.parametrize(
