@@ -9,6 +9,7 @@ KIT ?= offline-kit
 SEEDS ?= 3
 JOBS ?= 2
 SECONDS ?= 600
+WORK ?= build/bench-large
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +20,7 @@ LIGHT := cli tools sdk/edgelora/*.py sdk/edgelora/registry sdk/edgelora/plan sdk
 # A caller's PYTHONPATH or user packages must not decide what is tested.
 export PYTHONNOUSERSITE := 1
 
-.PHONY: help quickstart test lint format acceptance fuzz conformance bench compare micro offline-kit wheel wheel-test docs clean
+.PHONY: help quickstart test lint format acceptance fuzz conformance bench bench-large results compare micro offline-kit wheel wheel-test docs clean
 
 help:
 	@echo "make quickstart    the whole job on the built-in model, offline once installed (DERIVATIVE=qlora)"
@@ -28,7 +29,9 @@ help:
 	@echo "make acceptance    slow checks: kill rounds, three seeds"
 	@echo "make fuzz          SECONDS=600 per target: broken manifests, weights, …"
 	@echo "make conformance   the second reader, driven over the conformance suite"
-	@echo "make bench         ratios against peers"
+	@echo "make bench         ratios against peers, and memory (a quarter of an hour)"
+	@echo "make bench-large   8B, 70B and phone shapes: WORK=build/bench-large takes 50 GB of disk"
+	@echo "make results       docs/reference/results.md from what the benchmarks left"
 	@echo "make compare       the derivatives side by side, three seeds (half an hour)"
 	@echo "make micro         rebuild the built-in base model"
 	@echo "make wheel-test    build the wheel, try it without the train extra"
@@ -72,9 +75,18 @@ bench: $(READY)
 	$(BIN)/python benchmarks/icq_search.py --out build/bench/icq_search.json
 	$(BIN)/python benchmarks/verify_speed.py --out build/bench/verify_speed.json
 
+bench-large: $(READY)
+	failed=0; for name in phone_budget stream_8b stream_70b; do \
+		$(BIN)/python benchmarks/$$name.py --work $(WORK) --out build/bench/$$name.json || failed=1; \
+	done; exit $$failed
+
+results: $(READY)
+	$(BIN)/python benchmarks/results_page.py
+
 compare: $(READY)
 	$(BIN)/python benchmarks/derivatives.py --out build/bench/derivatives.json
 	$(BIN)/python benchmarks/task_conflict.py --out build/bench/task_conflict.json
+	$(BIN)/python benchmarks/quality_paths.py --out build/bench/quality_paths.json
 
 micro: $(READY)
 	$(BIN)/python -m edgelora.micro.build

@@ -5,6 +5,7 @@ linears. The arms are the engine's own training loop in fresh processes: residen
 mapped and kept), streamed with a warm page cache, and streamed with the base dropped from the page cache
 before each step. Then one step in a memory cgroup of 2 GiB, which counts the page cache too; one of 2,048
 tokens; and one of the settings of Yugopuspito et al. 2024 (batch 2, accumulation 4), for the hours of a run.
+Beside them stands the same step by PEFT and bitsandbytes, as documented and with everything in bfloat16.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from harness import (
     warm_page_cache,
 )
 from harness.bases import NoBase, base_on_disk, weights_of
+from harness.peers import peft_steps
 from harness.shapes import LLAMA_8B
 from harness.training import train_steps
 
@@ -81,6 +83,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="of the arms that are compared in time")
     parser.add_argument("--steps", type=int, default=4, help="per arm; the first is told by itself")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, help="write the result here as JSON too")
     arguments = parser.parse_args()
     report = Report(
@@ -106,6 +109,8 @@ def main() -> None:
     compare(report, settings, arguments.rounds)
     limit(report, {**settings, "steps": 2})
     lengthen(report, {**settings, "steps": 1})
+    if arguments.peers:
+        stand_beside(report, {**settings, "steps": 2})
     report.finish(arguments.out)
 
 
@@ -175,6 +180,19 @@ def lengthen(report: Report, settings: dict[str, Any]) -> None:
     report.notes.append(
         f"At {per_token:.3f} s a token, with batch 2, accumulation 4 and rows of {LENGTH} tokens: {hours}."
     )
+
+
+def stand_beside(report: Report, settings: dict[str, Any]) -> None:
+    """The step of PEFT and bitsandbytes, all of the base in memory."""
+    for name, canonical in (("peft, as documented", True), ("peft, all bfloat16", False)):
+        peer = {**settings, "sequence_length": LENGTH, "rank": 16, "canonical": canonical}
+        try:
+            run = run_arm(Arm(name, peft_steps, peer))
+        except ArmFailed as error:
+            report.notes.append(f"{name}: {error}")
+            continue
+        report.measured[name] = [run]
+        report.rows.append(row(name, LENGTH, run))
 
 
 if __name__ == "__main__":

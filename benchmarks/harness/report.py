@@ -46,7 +46,7 @@ class Report:
     machine: dict[str, Any] = field(default_factory=machine)
     versions: dict[str, str] = field(default_factory=versions)
 
-    def text(self) -> str:
+    def text(self, heading: str = "###") -> str:
         """Title, conditions, machine, versions, table, goals and notes, in Markdown."""
         goals = [
             {
@@ -57,7 +57,7 @@ class Report:
             for goal in self.goals
         ]
         parts = [
-            f"### {self.title}",
+            f"{heading} {self.title}",
             f"`{self.command}`",
             f"{_listed(self.conditions)}.",
             f"{_listed(self.machine)}. {_listed(self.versions)}.",

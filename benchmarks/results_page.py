@@ -1,0 +1,51 @@
+"""Write docs/reference/results.md from the JSON that benchmarks left.
+
+    make bench bench-large results
+
+A figure on the page is never typed: to renew it, run its benchmark and this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from harness import Goal, Report
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "reference" / "results.md"
+INTRODUCTION = """# Results
+
+What the benchmarks of this repository measured, one command each. A ratio compares arms that took turns in
+fresh processes of one run; its figures are medians. Memory is what Linux counts: *peak RSS* is the kernel's
+own peak of the resident set, mapped files included; *anonymous* memory is the part that no file backs,
+sampled every 4 ms from another process. Bases have the shape of the model that is named and random weights,
+every block its own: what a step costs does not depend on what the numbers are. `make bench` runs the small
+ones, `make bench-large` those that need tens of GB of disk, and `make results` writes this page from what
+they left in `build/bench`.
+"""
+
+
+def read(path: Path) -> Report | None:
+    """The report in a file; None where a benchmark of another form wrote it."""
+    document = json.loads(path.read_text())
+    if not isinstance(document, dict) or "goals" not in document:
+        return None
+    return Report(**{**document, "goals": [Goal(**goal) for goal in document["goals"]]})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", type=Path, default=ROOT / "build" / "bench", help="where the JSON lies")
+    parser.add_argument("--out", type=Path, default=PAGE)
+    arguments = parser.parse_args()
+    reports = [report for path in sorted(arguments.results.glob("*.json")) if (report := read(path))]
+    text = "\n\n".join([INTRODUCTION.strip(), *(report.text(heading="##") for report in reports)])
+    arguments.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
