@@ -50,9 +50,16 @@ def staged_base(bundle: Bundle, base: BundledBase) -> Iterator[StagedBase]:
     Raises:
         TargetExists: The base is there with other files beside its weights: those are never replaced.
         DigestMismatch: A file, or the base as a whole, is another than the index says.
+        UnsafeFile: It is a prepared base, whose weights nobody can tell to be those it is named for.
         DiskFull: No space is left.
         EdgeloraError: The files make no base model.
     """
+    if any(file.path.casefold() == RECORD_NAME for file in base.files):
+        # Its weights would be taken for those of the model it names, whatever they are.
+        raise UnsafeFile(
+            f"the base {base.repo!r} of the bundle is a prepared one, which may name any model as its source",
+            fix="do not use this bundle; prepare the base from the unquantized model here",
+        )
     place = base_place(base.tensors_digest)
     staging = _staging_of(place)
     with exclusive_lock(home() / "locks" / f"base-{place.name[:32]}.lock"):
@@ -94,12 +101,6 @@ def _is_weights(path: str) -> bool:
 def _gather(bundle: Bundle, base: BundledBase, staging: Path) -> int:
     make_dirs(staging)
     _delete_others(staging, base)
-    if any(file.path == RECORD_NAME for file in base.files):
-        # Its weights would be taken for those of the model it names, whatever they are.
-        raise UnsafeFile(
-            f"the base {base.repo!r} of the bundle is a prepared one, which may name any model as its source",
-            fix="do not use this bundle; prepare the base from the unquantized model here",
-        )
     copied = sum(_copy(bundle, file, staging) for file in base.files)
     fsync_dir(staging)
     _check(staging, base)

@@ -15,14 +15,18 @@ from signers import ed25519, pinned, policy, signed_adapter
 from edgelora import micro
 from edgelora.bases import base_place, bases_folder
 from edgelora.bundles import create_bundle, import_bundle, index_signers, open_bundle
+from edgelora.bundles.base_import import staged_base
+from edgelora.bundles.index import BundledBase, NamedBlob
 from edgelora.errors import (
     DigestMismatch,
     Rollback,
     SignatureUntrusted,
     TargetExists,
+    UnsafeFile,
     Unsigned,
     VersionExists,
 )
+from edgelora.manifest.base_identity import identify_base
 from edgelora.signing import Rule, TrustPolicy
 from edgelora.store import DirectoryStore, parse_reference
 from edgelora.transfer import pull, push, yank
@@ -249,3 +253,17 @@ def test_several_versions_go_into_a_hub(tmp_path: Path, hub: LoopbackHub) -> Non
     assert import_bundle(made, hub.url).adapters == ("alice/aa@1.0.0", "alice/bb@1.0.0")
     assert import_bundle(made, hub.url).reused == ("alice/aa@1.0.0", "alice/bb@1.0.0")
     assert pull("alice/bb", hub.url).reference == "alice/bb@1.0.0"
+
+
+def test_a_prepared_base_is_not_taken_for_the_model_it_names(tmp_path: Path) -> None:
+    """Its record is its own word: anybody's weights would be found under the digest of micro."""
+    digest = identify_base(micro.path()).tensors_digest
+    forged = NamedBlob(path="edgelora-base.json", sha256="0" * 64, size=1)
+    with open_bundle(create_bundle(tmp_path / "b", [], bases=["micro"]).path) as bundle:
+        base = BundledBase(repo="micro", tensors_digest=digest, files=(forged,))
+        with (
+            pytest.raises(UnsafeFile, match="which may name any model as its source"),
+            staged_base(bundle, base),
+        ):
+            pass
+    assert not bases_folder().exists()
