@@ -117,9 +117,11 @@ class MappedLinear(FrozenLinear):
             stop = min(start + rows, self.out_features)
             if number + 1 < len(self.chunk_pages):
                 self.chunk_pages[number + 1].ahead()
-            yield start, stop, weight[start:stop].to(like.device, self.dtype).to(like.dtype)
-            if self.chunk_pages:
-                self.chunk_pages[number].release()
+            try:
+                yield start, stop, weight[start:stop].to(like.device, self.dtype).to(like.dtype)
+            finally:  # also of the last one, after which nobody may ask for another
+                if self.chunk_pages:
+                    self.chunk_pages[number].release()
 
 
 class _ChunkedProduct(torch.autograd.Function):

@@ -83,6 +83,14 @@ def test_each_chunk_is_read_ahead_and_given_back():
     assert log[-1] == ("release", "all")
 
 
+def test_the_only_chunk_is_given_back_too():
+    log = []
+    mapped = MappedLinear(weight(), dtype=FLOAT, pages_of=lambda _: Log(log, 0), chunk_rows=10)
+    x = torch.ones(1, 8, requires_grad=True)
+    mapped(x).sum().backward()
+    assert log == [("release", 0), ("release", 0)]
+
+
 def test_all_is_one_chunk_where_nothing_is_given_back_or_converted():
     mapped = MappedLinear(weight(), dtype=FLOAT, chunk_rows=4)
     assert len(list(mapped.chunks(torch.ones(1)))) == 1

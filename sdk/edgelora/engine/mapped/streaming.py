@@ -86,6 +86,7 @@ def stream(base: Mapped, device: torch.device) -> None:
     blocks = decoder_blocks(base.model)
     for linear in _linears(blocks):
         linear.pages = base.files.pages([*linear.parameters(), *linear.buffers()])
+    base.files.pages(base.files.tensors.values()).release()  # what was copied from there at loading
     if device.type == "cpu":
         return_freed_memory()
         Residency(blocks, MappedBlocks(blocks, base.files))

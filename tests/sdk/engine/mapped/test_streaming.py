@@ -2,9 +2,12 @@
 
 import copy
 import hashlib
+import re
+from pathlib import Path
 
 import pytest
 import torch
+from prepared_bases import prepare
 from safetensors.torch import load_file, save_file
 
 from edgelora.engine.base import load_base
@@ -112,6 +115,41 @@ def is_mapped(tensor):
             if first <= tensor.data_ptr() < last:
                 return line.rstrip().endswith(".safetensors")
     return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="resident pages are told by Linux")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("adapter", ["lora", "dora"])
+@pytest.mark.parametrize(("streamed", "most"), [(True, 2), (False, 6)])
+def test_no_more_than_two_blocks_are_ever_in_memory(plan, make_base, tmp_path, adapter, streamed, most):
+    source = make_base(tmp_path / "base", num_hidden_layers=6, hidden_size=256, intermediate_size=512)
+    folder = prepare(source, tmp_path / "prepared", "nf4")
+    the_plan = plan({"streamed": streamed}, base=str(folder), adapter={"name": adapter, "rank": 4})
+    counts = []
+
+    def count(*_):
+        counts.append(blocks_in_memory(folder))
+
+    model = load_base(the_plan)
+    for block in model.model.layers:
+        block.mlp.down_proj.register_forward_hook(count)
+    layers = inject(model, the_plan)
+    count()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for _ in range(2):
+        RowLosses(model.train(), layers, 512)(batch())[0].sum().backward()
+    count()
+    model.eval().generate(batch().input_ids, max_new_tokens=3, do_sample=False, pad_token_id=0)
+    assert max(counts) == most
+
+
+def blocks_in_memory(folder):
+    """How many of the blocks' shards are there for the most part: looking at a page brings its neighbours."""
+    maps = Path("/proc/self/smaps").read_text()
+    sizes = re.findall(rf"{folder}/(\S+)\nSize: +(\d+) kB\n(?:[A-Z].*\n)*?Rss: +(\d+)", maps)
+    # Between the embedding and the last norm.
+    of_blocks = [path.name for path in sorted(folder.glob("*.safetensors"))[1:-1]]
+    return sum(int(resident) > int(size) / 2 for name, size, resident in sizes if name in of_blocks)
 
 
 def test_generation_token_by_token_is_the_same_streamed(plan, three_blocks):
