@@ -122,7 +122,7 @@ print(resident("VmHWM") - before)
 
 
 @pytest.mark.acceptance
-@pytest.mark.parametrize(("quantizer", "linears"), [("nf4", 3), ("nf4-icq", 4), ("int8", 3)])
+@pytest.mark.parametrize(("quantizer", "linears"), [("nf4", 3), ("int8", 3)])
 def test_preparing_needs_the_memory_of_a_linear_not_of_the_model(
     tmp_path: Path, quantizer: str, linears: int
 ) -> None:

@@ -118,8 +118,8 @@ class _Stored:
         others = f" ({count} such)" if count > 1 else ""
         raise ModelError(
             f"{self.folder} holds {what}{others}",
-            fix="fetch the base again; if transformers loads it by renaming tensors, prepare it first: "
-            "edgelora bases prepare",
+            fix="fetch the base again; if transformers loads it by renaming tensors, it cannot be streamed: "
+            "set train.streamed to false",
         )
 
 
