@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from edgelora.layers.scratch import scratch
+
 BLOCK = 1 << 21
 """Logits that exist in float32 at the same time, as far as one token has not more."""
 
@@ -52,12 +54,7 @@ class _Losses(torch.autograd.Function):
         losses, gradients = [], torch.empty_like(hidden)
         chunks = zip(hidden.split(chunk), gradients.split(chunk), targets.split(chunk), strict=True)
         for some, gradient, chosen in chunks:
-            with torch.enable_grad():
-                leaf = some.detach().requires_grad_()
-                logits = logits_of(leaf)
-            of_logits = logits.detach() if overwrite else torch.empty_like(logits)
-            losses.append(_cross_entropy(logits.detach(), chosen, of_logits))
-            gradient.copy_(torch.autograd.grad(logits, leaf, of_logits)[0])
+            losses.append(_losses_of_chunk(logits_of, some, chosen, gradient, overwrite))
         ctx.save_for_backward(gradients)
         return torch.cat(losses)
 
@@ -70,17 +67,36 @@ class _Losses(torch.autograd.Function):
         return scaled, None, None, None, None
 
 
+# A function of its own: its logits are gone before those of the next chunk are made.
+def _losses_of_chunk(
+    logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, gradient: Tensor, overwrite: bool
+) -> Tensor:
+    """Float32 (n,); fills ``gradient`` (n, width) with those of ``hidden``."""
+    with torch.enable_grad():
+        leaf = hidden.detach().requires_grad_()
+        logits = logits_of(leaf)
+    of_logits = logits.detach() if overwrite else torch.empty_like(logits)
+    losses = _cross_entropy(logits.detach(), targets, of_logits)
+    gradient.copy_(torch.autograd.grad(logits, leaf, of_logits)[0])
+    return losses
+
+
 def _cross_entropy(logits: Tensor, targets: Tensor, of_logits: Tensor | None = None) -> Tensor:
     """Float32 (n,), for logits (n, vocabulary); its gradient goes into ``of_logits``, which may be them."""
     step = max(1, BLOCK // logits.shape[-1])
-    outs = [None] * -(-len(logits) // step) if of_logits is None else of_logits.split(step)
-    losses = []
-    for some, chosen, out in zip(logits.split(step), targets.split(step), outs, strict=True):
-        logs = torch.log_softmax(some, dim=-1, dtype=torch.float32)
-        losses.append(-logs.gather(1, chosen[:, None])[:, 0])
-        if out is not None:
+    losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+    for start in range(0, len(logits), step):
+        rows = slice(start, start + step)
+        chosen = targets[rows, None]
+        # In memory that is reused: large pieces between small ones that stay would leave holes in the heap.
+        exact = scratch(logits[rows].shape, torch.float32, logits.device).copy_(logits[rows])
+        exact.sub_(exact.amax(dim=1, keepdim=True))
+        of_target = exact.gather(1, chosen)
+        total = exact.exp_().sum(dim=1, keepdim=True)
+        losses[rows] = (total.log() - of_target)[:, 0]
+        if of_logits is not None:
             # Softmax less one at the target.
-            probabilities = logs.exp_()
-            probabilities.scatter_add_(1, chosen[:, None], probabilities.new_full((len(chosen), 1), -1.0))
-            out.copy_(probabilities)
-    return torch.cat(losses)
+            probabilities = exact.div_(total)
+            probabilities.scatter_add_(1, chosen, probabilities.new_full(chosen.shape, -1.0))
+            of_logits[rows] = probabilities
+    return losses
