@@ -33,3 +33,9 @@ def return_freed_memory() -> bool:
         return False
     advice = {_M_MMAP_THRESHOLD: OWN_PAGES_BYTES, _M_TRIM_THRESHOLD: OWN_PAGES_BYTES}
     return all([library.mallopt(option, value) == 1 for option, value in advice.items()])
+
+
+def return_holes() -> None:
+    """Give the system what this process has freed so far and the C library still keeps, if it is glibc."""
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)

@@ -17,6 +17,7 @@ from torch import nn
 from edgelora import __version__
 from edgelora.capabilities import Calibrated
 from edgelora.engine import base, evaluate, inject, pack, train
+from edgelora.engine.allocator import return_holes
 from edgelora.engine.batches import DealtBatches
 from edgelora.engine.checkpointing import enable_checkpointing
 from edgelora.engine.compute import make_accelerator
@@ -145,6 +146,8 @@ class Job:
         seed_everything(self.plan.recipe.train.seed, step=-1)
         layers = inject.inject(model, self.plan, self.adapter, source_for(self.adapter, self.place))
         check_base_unchanged(self.place, self.base_state)
+        # Quantizing and starting adapters leave holes between what stays, more than a step would fill.
+        return_holes()
         count = sum(parameter.numel() for parameter in inject.trainable_parameters(layers).values())
         self.trainable = count
         self.reporter.message(f"{len(layers)} linears adapted, {count:,} trainable parameters")

@@ -1,5 +1,6 @@
 """What is freed goes back to the system, whatever small things are kept in between."""
 
+import ctypes
 import subprocess
 import sys
 
@@ -38,3 +39,29 @@ def test_a_limit_from_the_environment_stays(monkeypatch):
 
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1048576")
     assert return_freed_memory() is False
+
+
+HOLES = """
+from edgelora.engine.allocator import return_holes
+
+def anonymous():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) * 1024
+
+small, kept = [], []
+for _ in range(600):
+    small.append(bytearray(100_000))
+    kept.append(bytearray(5000))
+before = anonymous()
+del small
+return_holes()
+print(before - anonymous())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_holes_that_are_there_are_given_back():
+    told = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("this C library takes no advice")
+    assert int(told.stdout) > 40 * 2**20
