@@ -26,11 +26,16 @@ MIB = 2**20
 FIRST_STEP = 48 * MIB
 """What the first step of any model adds to a process on a CPU: code that is read then, threads, and kernels
 compiled for the shapes. Measured: the built-in base with nothing to compute grows by this much."""
+QUANTIZING = 13
+"""Bytes for each number of the largest linear while it is quantized, besides the result. Measured, nf4."""
 TRANSIENT = ("activations", "logits", "scratch")
-SLACK = 0.15
-"""Share of what a step makes and frees that stays with the C library's allocator, on a CPU. Measured."""
+SLACK = 0.12
+"""Share of what a step makes and frees that kernels take on top within themselves, on a CPU. Measured."""
+HOLES = 48 * MIB
+"""Most that freed tensors leave in the C library's heap, which holds those of up to 32 MiB. Measured; a step
+that makes less leaves less."""
 SLACK_WHERE_RETURNED = 0.08
-"""The same where `edgelora.engine.allocator` returns it at once: streamed, and under a budget."""
+"""Of both, where `edgelora.engine.allocator` has freed memory returned: streamed, and under a budget."""
 FIRST_STEP_FILES = 16 * MIB
 """Of `FIRST_STEP`, code of libraries."""
 PAGE_BYTES = 64 * 1024
@@ -136,11 +141,11 @@ def predict(plan: Plan, around: Surroundings, placement: Placement) -> Memory:
         return Memory(placement, parts, 0, 0, 0, own + mapped, step, base)
     runtime = around.runtime + FIRST_STEP
     returned = placement.streamed or plan.recipe.memory_budget is not None
-    slack = SLACK_WHERE_RETURNED if returned else SLACK
     transient = sum(size for part, size in parts.items() if part in TRANSIENT)
+    slack = SLACK_WHERE_RETURNED * transient if returned else SLACK * transient + min(HOLES, transient)
     loading = around.runtime + loading + parts["adapter"]
     files = mapped + around.program + FIRST_STEP_FILES
-    return Memory(placement, parts, files, runtime, round(slack * transient), loading, step, base)
+    return Memory(placement, parts, files, runtime, round(slack), loading, step, base)
 
 
 def _step(shapes: ShapeModel, layers: Mapping[str, nn.Module], plan: Plan, rows: Rows) -> StepCost:
@@ -181,7 +186,9 @@ def _weights(
     # computed with; and it keeps all that was read of its file in memory.
     own = quantized + converted
     stepping = shapes.source_bytes - unread if as_stored else 0
-    return own, stepping, own + (shapes.source_bytes - as_stored if own else 0)
+    largest = max((part.out_features * part.in_features for part in frozen if part.weight is None), default=0)
+    read = shapes.source_bytes - as_stored if own else 0
+    return own, stepping, own + read + QUANTIZING * largest
 
 
 def _base_size(shapes: ShapeModel) -> BaseSize:
