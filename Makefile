@@ -76,7 +76,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/verify_speed.py --out build/bench/verify_speed.json
 
 bench-large: $(READY)
-	failed=0; for name in phone_budget stream_8b stream_70b; do \
+	failed=0; for name in estimate_accuracy phone_budget stream_8b stream_70b; do \
 		$(BIN)/python benchmarks/$$name.py --work $(WORK) --out build/bench/$$name.json || failed=1; \
 	done; exit $$failed
 

@@ -43,7 +43,7 @@ def test_the_budget_is_read_with_its_unit(recipe):
 
 
 def test_what_is_resident_is_fastest_and_taken_where_it_fits(plan, around, peaks):
-    assert peaks["resident"] > peaks["checkpointed"] > peaks["streamed"]
+    assert peaks["resident"] > peaks["checkpointed"]
     choice = choose_placement(plan(memory_budget=peaks["resident"]), around)
     assert choice.placement.name == "resident"
     assert choice.placement.loss_rows == 512
