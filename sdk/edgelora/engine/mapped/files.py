@@ -16,24 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgelora.engine.stored_dtypes import DTYPES
 from edgelora.errors import ModelError
 from edgelora.manifest.tensors import MAX_BASE_HEADER, TensorEntry, read_header
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-"""torch's dtypes, as safetensors spells them."""
 READ_AHEAD_BYTES = 1024 * 1024
 """Asked for at once: Linux reads no more of one request than its read-ahead window, and drops the rest."""
 

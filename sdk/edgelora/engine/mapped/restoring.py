@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from edgelora.capabilities import StockQuantization, StockTensors
-from edgelora.engine.mapped.files import DTYPES
 from edgelora.engine.mapped.loading import Restore
+from edgelora.engine.stored_dtypes import DTYPES
 from edgelora.errors import CombinationError, ModelError
 from edgelora.layers import FrozenLinear
 from edgelora.plan import Plan

@@ -8,9 +8,10 @@ from pathlib import Path
 from torch import nn
 
 from edgelora.engine.preparing.prepare import OnProgress, give, progress_of
-from edgelora.engine.preparing.shard import DTYPES, bytes_of, converted_pieces, kept_dtype
+from edgelora.engine.preparing.shard import bytes_of, converted_pieces, kept_dtype
 from edgelora.engine.preparing.source import SourceModel
 from edgelora.engine.preparing.writer import stored_tensors
+from edgelora.engine.stored_dtypes import DTYPES
 from edgelora.errors import WrongBase
 from edgelora.manifest.base_identity import identify_base
 from edgelora.manifest.tensor_digest import hash_weights

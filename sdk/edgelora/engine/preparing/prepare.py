@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from edgelora import micro
-from edgelora.engine.preparing.shard import DTYPE_NAMES, tensor_bytes
+from edgelora.engine.preparing.shard import tensor_bytes
 from edgelora.engine.preparing.source import SourceModel
 from edgelora.engine.preparing.writer import Preparation, PreparedWriter, stored_tensors
+from edgelora.engine.stored_dtypes import DTYPE_NAMES
 from edgelora.files import require_space
 from edgelora.manifest.base_files import check_base_unchanged, state_of_base
 from edgelora.manifest.base_identity import identify_base

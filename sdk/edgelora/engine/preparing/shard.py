@@ -20,6 +20,7 @@ from typing import BinaryIO, Self
 import torch
 from torch import Tensor
 
+from edgelora.engine.stored_dtypes import DTYPE_NAMES, DTYPES
 from edgelora.errors import ModelError
 from edgelora.files import disk_full_is_an_error, fsync_dir
 from edgelora.manifest.tensor_digest import HashedFile, HashedTensor
@@ -27,22 +28,6 @@ from edgelora.manifest.tensors import DTYPE_BITS, TensorEntry
 
 ALIGNMENT = 64
 """Bytes; where the data of a shard start is a multiple of it."""
-DTYPE_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""How safetensors spells torch's dtypes."""
-DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _PIECE_BYTES = 4 * 1024 * 1024
 
 

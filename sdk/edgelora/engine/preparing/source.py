@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from edgelora.engine.base import read_config
 from edgelora.engine.preparing.layout import Layout, layout_of
-from edgelora.engine.preparing.shard import DTYPES, read_pieces
+from edgelora.engine.preparing.shard import read_pieces
+from edgelora.engine.stored_dtypes import DTYPES
 from edgelora.errors import ModelError
 from edgelora.manifest.base_identity import weights_files
 from edgelora.manifest.tensors import MAX_BASE_HEADER, TensorEntry, read_header

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from edgelora.capabilities import StockQuantization, StockTensors
 from edgelora.engine.preparing.journal import JOURNAL_NAME, take_over, write_journal
 from edgelora.engine.preparing.layout import Layout
-from edgelora.engine.preparing.shard import DTYPE_NAMES, ShardWriter
+from edgelora.engine.preparing.shard import ShardWriter
+from edgelora.engine.stored_dtypes import DTYPE_NAMES
 from edgelora.errors import RunLocked, TargetExists
 from edgelora.files import (
     disk_full_is_an_error,
