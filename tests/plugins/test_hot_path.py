@@ -105,3 +105,16 @@ def test_the_layers_that_keep_their_own_forward_are_those_that_are_no_product_of
         if not all(map(uses_hot_path, layers.values())):
             own.add(adapter)
     assert own == set(ADAPTERS) - set(FUSED)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_gradients_are_the_same_bits_before_and_after_an_evaluation(quantizer, fused):
+    layer = layers_of("lora", quantizer, bias=False, dtype="bfloat16")["model.layers.0.self_attn.q_proj"]
+    if not fused:
+        use_own_forwards({"": layer})
+    before = computed(layer, torch.bfloat16)
+    with torch.no_grad():
+        layer.eval()(torch.randn(2, 3, layer.base.in_features).bfloat16())
+    after = computed(layer.train(), torch.bfloat16)
+    assert all(torch.equal(before[name], after[name]) for name in before)
