@@ -39,7 +39,7 @@ def bases() -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The folder to write.  [default: NAME-QUANTIZER, here]"
 )
-@click.option("--overwrite", is_flag=True, help="Replace a folder that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace the prepared base that is there.")
 @threads_option
 def prepare(
     model: str,

@@ -17,11 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgelora.errors import DiskFull
+from edgelora.errors import DiskFull, TargetExists
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _POLL_S = 0.02
 _AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 
 
@@ -94,20 +95,46 @@ def publish_directory(staging: Path, target: Path) -> None:
         fsync_dir(staging.parent)
 
 
+def publish_new_directory(staging: Path, target: Path) -> None:
+    """As `publish_directory`, where nothing may be at ``target`` yet (``RENAME_NOREPLACE``, Linux 3.15).
+
+    Raises:
+        TargetExists: Something is there.
+    """
+    failure = _renameat2(staging, target, _RENAME_NOREPLACE)
+    if failure == errno.EEXIST or (failure and os.path.lexists(target)):
+        raise TargetExists(
+            f"{target} exists already", fix="move it away and repeat the command: it continues"
+        )
+    if failure:
+        # The kernel or the file system has no such call.
+        os.rename(staging, target)
+    fsync_dir(target.parent)
+    if staging.parent != target.parent:
+        fsync_dir(staging.parent)
+
+
 def exchange(first: Path, second: Path) -> None:
     """Swap two directories, durably, in one step (``renameat2`` with ``RENAME_EXCHANGE``, Linux 3.15).
 
     Where the kernel or the file system cannot, ``second`` is away for a moment.
     """
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    arguments = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
-    if rename is None or rename(*arguments) != 0:
+    if _renameat2(first, second, _RENAME_EXCHANGE) != 0:
         aside = first.with_name(f"{first.name}.{secrets.token_hex(8)}")
         os.rename(second, aside)
         os.rename(first, second)
         os.rename(aside, first)
     fsync_dir(first.parent)
     fsync_dir(second.parent)
+
+
+def _renameat2(source: Path, target: Path, flag: int) -> int:
+    """0, or the number of the error."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return errno.ENOSYS
+    failed = rename(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flag)
+    return ctypes.get_errno() or errno.EIO if failed else 0
 
 
 @contextmanager

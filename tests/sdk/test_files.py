@@ -11,13 +11,14 @@ import pytest
 from crashes import fork, kill, wait_for
 
 from edgelora.confined import open_regular, read_regular
-from edgelora.errors import DiskFull, MissingFile, PathError
+from edgelora.errors import DiskFull, MissingFile, PathError, TargetExists
 from edgelora.files import (
     atomic_write,
     exchange,
     exclusive_lock,
     lock_if_free,
     publish_directory,
+    publish_new_directory,
     shared_lock,
     write_new,
 )
@@ -96,6 +97,27 @@ def test_there_is_no_moment_without_a_published_directory(
 
     monkeypatch.setattr(os, "rename", refuse)
     publish_directory(tmp_path / "staging", tmp_path / "target")
+
+
+@pytest.mark.parametrize("kernel_can", [True, False])
+def test_a_new_directory_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel_can: bool
+) -> None:
+    if not kernel_can:
+        monkeypatch.setattr("ctypes.CDLL", lambda *args, **kwargs: object())
+    staging, target = tmp_path / "staging", tmp_path / "target"
+    for name in ("staging", "target"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(TargetExists, match="target exists already"):
+        publish_new_directory(staging, target)
+    target.rmdir()
+    target.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(TargetExists, match="target exists already"):
+        publish_new_directory(staging, target)
+    target.unlink()
+    publish_new_directory(staging, target)
+    assert target.is_dir()
+    assert not staging.exists()
 
 
 def test_a_lock_is_released_when_its_holder_is_killed(tmp_path: Path) -> None:

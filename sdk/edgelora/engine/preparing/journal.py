@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from edgelora.engine.preparing.names import JOURNAL_NAME
+from edgelora.engine.preparing.target import files_left
 from edgelora.errors import EdgeloraError
 from edgelora.files import atomic_write
 from edgelora.manifest.tensor_digest import HashedFile, hash_weights
-
-JOURNAL_NAME = "finished.json"
 
 
 def write_journal(folder: Path, work: Mapping[str, Any], finished: Mapping[str, HashedFile]) -> None:
@@ -29,8 +28,12 @@ def write_journal(folder: Path, work: Mapping[str, Any], finished: Mapping[str, 
 
 
 def take_over(folder: Path, work: Mapping[str, Any]) -> dict[str, HashedFile]:
-    """The shards that an earlier try at the same finished, each hashed anew; all else is deleted."""
-    finished = {}
+    """The shards that an earlier try at the same finished, each hashed anew; its other files are deleted.
+
+    Raises:
+        TargetExists: Something in ``folder`` is of no preparation.
+    """
+    left, finished = files_left(folder), {}
     for name, expected in _read(folder / JOURNAL_NAME, work).items():
         try:
             hashed = hash_weights(folder / name, rehash=True)
@@ -38,10 +41,10 @@ def take_over(folder: Path, work: Mapping[str, Any]) -> dict[str, HashedFile]:
             continue
         if hashed.sha256 == expected:
             finished[name] = hashed
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name not in finished:
+    # Written anew before anything goes: it marks the folder as ours.
+    write_journal(folder, work, finished)
+    for path in left:
+        if path.name not in {JOURNAL_NAME, *finished}:
             path.unlink()
     return finished
 

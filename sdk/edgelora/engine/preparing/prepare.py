@@ -15,6 +15,7 @@ from torch import nn
 from edgelora import micro
 from edgelora.engine.preparing.shard import tensor_bytes
 from edgelora.engine.preparing.source import SourceModel
+from edgelora.engine.preparing.target import require_apart
 from edgelora.engine.preparing.writer import Preparation, PreparedWriter, stored_tensors
 from edgelora.engine.stored_dtypes import DTYPE_NAMES
 from edgelora.files import require_space
@@ -73,15 +74,16 @@ def prepare_base(
         folder: Where the prepared base will be.
         part: The quantizer, with its options.
         skip_modules: Linears left unquantized, by name or suffix, besides the output head.
-        overwrite: Replace a folder that is there, in one step, when all is written.
+        overwrite: Replace a prepared base that is there, in one step, when all is written.
         on_progress: Told after each tensor.
 
     Raises:
         ModelError: The model is quantized or prepared already, or cannot be read tensor by tensor.
-        TargetExists: ``folder`` is there.
+        TargetExists: ``folder`` is there, or shares a folder with ``source``.
         RunLocked: Another process is preparing it.
         DiskFull: There is no space; what is finished stays for the next try.
     """
+    require_apart(source, folder)
     state = state_of_base(source)
     model = SourceModel(source, skip_modules)
     named = "micro" if source == micro.path() else None

@@ -27,17 +27,20 @@ import torch
 from torch import Tensor, nn
 
 from edgelora.capabilities import StockQuantization, StockTensors
-from edgelora.engine.preparing.journal import JOURNAL_NAME, take_over, write_journal
+from edgelora.engine.preparing.journal import take_over, write_journal
 from edgelora.engine.preparing.layout import Layout
+from edgelora.engine.preparing.names import CONFIG_NAME, JOURNAL_NAME, shard_name
 from edgelora.engine.preparing.shard import ShardWriter
+from edgelora.engine.preparing.target import require_free
 from edgelora.engine.stored_dtypes import DTYPE_NAMES
-from edgelora.errors import RunLocked, TargetExists
+from edgelora.errors import RunLocked
 from edgelora.files import (
     disk_full_is_an_error,
     fsync_dir,
     lock_if_free,
     make_dirs,
     publish_directory,
+    publish_new_directory,
     write_new,
 )
 from edgelora.layers import FrozenLinear
@@ -48,8 +51,6 @@ from edgelora.manifest.tensor_digest import HashedFile, digest_of_tensors
 from edgelora.manifest.tensors import TensorEntry
 from edgelora.plan.part import PlannedPart
 from edgelora.prepared import INDEX_NAMES, RECORD_NAME, Form, PreparedBase, record_bytes
-
-CONFIG_NAME = "config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +102,10 @@ class PreparedWriter:
         folder: Where it will be. Its parent is made where needed.
         preparation: What it is made from, and how.
         layout: How it is spread over shards.
-        overwrite: Replace a folder that is there, in one step, when all is written.
+        overwrite: Replace a prepared base that is there, in one step, when all is written.
 
     Raises:
-        TargetExists: ``folder`` is there, and ``overwrite`` was not asked for.
+        TargetExists: ``folder`` is there, and ``overwrite`` was not asked for or it is no prepared base.
     """
 
     def __init__(
@@ -116,8 +117,8 @@ class PreparedWriter:
         self.quantizer = preparation.quantizer.build()
         self.stock = stock_configuration(self.quantizer)
         self.staging = self.folder.with_name(f".{self.folder.name}.preparing")
-        if os.path.lexists(self.folder) and not overwrite:
-            raise TargetExists(f"{folder} exists already", fix="pass --overwrite, or another --out")
+        self._overwrite = overwrite
+        require_free(self.folder, overwrite=overwrite)
         self._finished: dict[str, HashedFile] = {}
         self._opened = ExitStack()
 
@@ -126,15 +127,21 @@ class PreparedWriter:
 
         Raises:
             RunLocked: Another process is writing the folder.
+            TargetExists: What lies where unfinished work would is none of ours.
         """
         name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:32]
         lock = lock_if_free(home() / "locks" / f"prepare-{name}.lock")
         if not self._opened.enter_context(lock):
             self._opened.close()
             raise RunLocked(f"another process is preparing {self.folder}", fix="wait until it is done")
-        with disk_full_is_an_error(self.folder):
-            make_dirs(self.staging)
-        self._finished = take_over(self.staging, self._work())
+        try:
+            if not os.path.lexists(self.staging):
+                with disk_full_is_an_error(self.folder):
+                    make_dirs(self.staging)
+            self._finished = take_over(self.staging, self._work())
+        except BaseException:
+            self._opened.close()
+            raise
         return self
 
     def __exit__(
@@ -168,6 +175,7 @@ class PreparedWriter:
 
         Raises:
             DiskFull: No space is left; the next try goes on from here.
+            TargetExists: In the meantime a folder appeared in its place; as above.
         """
         if missing := self.missing_shards():
             raise ValueError(f"shard {missing[0]} is not written")
@@ -181,11 +189,19 @@ class PreparedWriter:
             for name, data in {**beside, RECORD_NAME: record_bytes(record)}.items():
                 (self.staging / name).unlink(missing_ok=True)
                 write_new(self.staging / name, data)
-            (self.staging / JOURNAL_NAME).unlink()
             fsync_dir(self.staging)
-            publish_directory(self.staging, self.folder)
-        shutil.rmtree(self.staging, ignore_errors=True)
+            self._let_appear()
+        # Only now: shards are taken over as long as there is a journal.
+        (self.folder / JOURNAL_NAME).unlink(missing_ok=True)
         return record
+
+    def _let_appear(self) -> None:
+        require_free(self.folder, overwrite=self._overwrite)
+        if os.path.lexists(self.folder):
+            publish_directory(self.staging, self.folder)
+            shutil.rmtree(self.staging, ignore_errors=True)
+        else:
+            publish_new_directory(self.staging, self.folder)
 
     @property
     def _form(self) -> Form:
@@ -222,7 +238,7 @@ class PreparedWriter:
         return _json({"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
 
     def _name(self, index: int) -> str:
-        return f"model-{index + 1:05d}-of-{len(self.layout.shards):05d}.safetensors"
+        return shard_name(index, len(self.layout.shards))
 
     def _work(self) -> dict[str, Any]:
         """What an earlier try must have been at, for its shards to be of use."""

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pytest
@@ -227,6 +228,15 @@ def test_the_folder_that_is_there_is_kept(source, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(TargetExists, match="exists already"):
         prepare_base(source, tmp_path / "out", part())
+
+
+@pytest.mark.parametrize("out", ["model", "model/prepared", "."])
+def test_the_model_it_is_made_from_is_never_written_over(source, tmp_path, out):
+    model = copy_of(source, tmp_path / "work" / "model")
+    before = sorted(os.listdir(model))
+    with pytest.raises(TargetExists, match="would share a folder"):
+        prepare_base(model, tmp_path / "work" / out, part(), overwrite=True)
+    assert sorted(os.listdir(model)) == before
 
 
 def test_a_prepared_base_is_not_prepared_again(source, tmp_path):

@@ -9,6 +9,7 @@ from torch import nn
 
 from edgelora.engine.base import read_config
 from edgelora.engine.preparing import Preparation, PreparedWriter, layout_of
+from edgelora.engine.preparing.names import JOURNAL_NAME
 from edgelora.errors import DigestMismatch, RunLocked, TargetExists
 from edgelora.manifest.base_identity import identify_base
 from edgelora.plan.part import plan_part
@@ -100,7 +101,7 @@ def test_shards_of_other_work_are_not_taken_over(source, tmp_path):
         write(writer, source, [0])
     with writer_of(source, tmp_path / "out", "fp4") as writer:
         assert writer.missing_shards() == [0, 1, 2, 3]
-        assert list(writer.staging.iterdir()) == []
+        assert not list(writer.staging.glob("model-*"))
 
 
 def test_one_process_at_a_time_writes_a_folder(source, tmp_path):
@@ -114,16 +115,107 @@ def test_one_process_at_a_time_writes_a_folder(source, tmp_path):
             pass
 
 
-def test_a_folder_that_is_there_is_replaced_only_when_asked(source, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("mine")
+def write_all(writer, source):
+    write(writer, source, writer.missing_shards())
+    return publish(writer, source)
+
+
+def test_a_prepared_base_that_is_there_is_replaced_only_when_asked(source, tmp_path):
+    with writer_of(source, tmp_path / "out") as writer:
+        write_all(writer, source)
     with pytest.raises(TargetExists, match="out exists already"):
-        writer_of(source, tmp_path / "out")
-    with writer_of(source, tmp_path / "out", overwrite=True) as writer:
-        write(writer, source, writer.missing_shards())
-        publish(writer, source)
-    assert not (tmp_path / "out" / "mine.txt").exists()
+        writer_of(source, tmp_path / "out", "fp4")
+    with writer_of(source, tmp_path / "out", "fp4", overwrite=True) as writer:
+        record = write_all(writer, source)
+    assert prepared_base(tmp_path / "out") == record
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_is_no_prepared_base_is_never_replaced(source, tmp_path):
+    mine = tmp_path / "out" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(TargetExists, match="out is no prepared base, and --overwrite replaces nothing else"):
+        writer_of(source, tmp_path / "out", overwrite=True)
+    assert mine.read_text() == "mine"
+
+
+def test_a_link_is_not_written_through(source, tmp_path):
+    with writer_of(source, tmp_path / "real") as writer:
+        write_all(writer, source)
+    (tmp_path / "out").symlink_to(tmp_path / "real")
+    with pytest.raises(TargetExists, match="out is no prepared base"):
+        writer_of(source, tmp_path / "out", overwrite=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_appears_meanwhile_is_kept_and_the_next_try_has_nothing_left_to_write(
+    source, tmp_path, overwrite
+):
+    with writer_of(source, tmp_path / "out", overwrite=overwrite) as writer:
+        write(writer, source, writer.missing_shards())
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "mine.txt").write_text("mine")
+        with pytest.raises(TargetExists, match="out"):
+            publish(writer, source)
+    (tmp_path / "out").rename(tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["mine.txt"]
+    with writer_of(source, tmp_path / "out") as writer:
+        assert writer.missing_shards() == []
+        publish(writer, source)
+    assert identify_base(tmp_path / "out") == identify_base(source)
+
+
+def test_a_base_is_sound_though_its_process_died_when_it_had_appeared(source, tmp_path):
+    with writer_of(source, tmp_path / "out") as writer:
+        write(writer, source, writer.missing_shards())
+        journal = (writer.staging / JOURNAL_NAME).read_bytes()
+        publish(writer, source)
+    (tmp_path / "out" / JOURNAL_NAME).write_bytes(journal)
+    assert identify_base(tmp_path / "out") == identify_base(source)
+
+
+def link(staging, elsewhere):
+    staging.symlink_to(elsewhere)
+
+
+def folder_of_shards(staging, elsewhere):
+    staging.mkdir()
+    (staging / "model-00001-of-00002.safetensors").write_text("no journal says whose")
+
+
+def subfolder(staging, elsewhere):
+    (staging / "notes").mkdir(parents=True)
+    (staging / JOURNAL_NAME).write_text("{}")
+
+
+def stranger(staging, elsewhere):
+    staging.mkdir()
+    (staging / "thesis.tex").write_text("mine")
+    (staging / JOURNAL_NAME).write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("put", "named"),
+    [
+        (link, r"\.out\.preparing"),
+        (folder_of_shards, r"model-00001-of-00002\.safetensors"),
+        (subfolder, "notes"),
+        (stranger, r"thesis\.tex"),
+    ],
+)
+def test_what_lies_in_the_place_of_unfinished_work_is_not_deleted(source, tmp_path, put, named):
+    elsewhere, staging = tmp_path / "elsewhere", tmp_path / ".out.preparing"
+    elsewhere.mkdir()
+    (elsewhere / JOURNAL_NAME).write_text("{}")
+    put(staging, elsewhere)
+    before = sorted(path.name for path in staging.iterdir())
+    with (
+        pytest.raises(TargetExists, match=f"{named} is in the place of unfinished work"),
+        writer_of(source, tmp_path / "out"),
+    ):
+        pass
+    assert sorted(path.name for path in staging.iterdir()) == before
 
 
 @pytest.fixture
