@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from edgelora.layers.scratch import scratch
@@ -88,7 +89,8 @@ class FrozenLinear(nn.Linear):
             Which rows, and these, (rows, in), detached.
         """
         step = max(1, size // self.in_features)
-        whole = self.borrow(dtype) if self.weight is None else self.weight.detach()
+        stored = type(self).dequantize is FrozenLinear.dequantize
+        whole = self.weight.detach() if stored else self.borrow(dtype)
         for start in range(0, self.out_features, step):
             rows = slice(start, start + step)
             yield rows, whole[rows].to(dtype)
@@ -117,7 +119,7 @@ class QuantizedLinear(FrozenLinear):
 
     Subclasses hold their codes in buffers and override `dequantize`; one that writes straight into ``out``
     costs no memory beyond it. The product keeps no dequantized copy for the backward pass: it dequantizes
-    again. Training and evaluation compute the same.
+    again, so that there are no gradients of its gradients. Training and evaluation compute the same.
 
     Args:
         bias: (out,) or None.
@@ -159,12 +161,24 @@ class _DequantizedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: FrozenLinear) -> Tensor:
         ctx.layer = layer
+        ctx.save_for_backward(x.new_empty(0))  # see `compute_again`
         product = functional.linear(x, layer.borrow(x.dtype))
         return product if layer.bias is None else product.add_(layer.bias.to(product.dtype))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        compute_again(ctx)
         return ctx.layer.input_gradient(gradients[0]), None
+
+
+def compute_again(ctx: Any) -> None:
+    """Let a checkpointed block be computed again before the backward pass looks at its weights.
+
+    A checkpoint does so when the first saved tensor is asked for, and weights that are streamed are where
+    they should be only from then on. So a product that needs no saved tensor saves one without elements.
+    """
+    _ = ctx.saved_tensors
 
 
 def _frozen(tensor: Tensor | None) -> nn.Parameter | None:

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from edgelora.layers.frozen import PIECE, FrozenLinear
+from edgelora.layers.frozen import PIECE, FrozenLinear, compute_again
 from edgelora.layers.scratch import scratch
 
 CHUNK_BYTES = 64 * 1024 * 1024
@@ -130,6 +131,7 @@ class _ChunkedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: MappedLinear) -> Tensor:
         ctx.layer = layer
+        ctx.save_for_backward(x.new_empty(0))  # see `compute_again`
         bias = None if layer.bias is None else layer.bias.to(device=x.device, dtype=x.dtype)
         product = x.new_empty(*x.shape[:-1], layer.out_features)
         for start, stop, rows in layer.chunks(x):
@@ -140,7 +142,9 @@ class _ChunkedProduct(torch.autograd.Function):
         return product
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        compute_again(ctx)
         return ctx.layer.input_gradient(gradients[0]), None
 
 

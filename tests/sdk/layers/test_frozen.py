@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from edgelora.layers import FrozenLinear, QuantizedLinear
 
@@ -59,3 +60,29 @@ def test_a_quantized_layer_adds_its_bias():
     layer.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
     x = torch.randn(3, 8)
     assert torch.equal(layer(x), nn.functional.linear(x, layer.dequantize()) + linear.bias)
+
+
+def test_gradients_of_gradients_over_a_quantized_layer_are_refused_in_words():
+    x = torch.randn(3, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(Halved(nn.Linear(8, 5))(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_a_checkpointed_product_is_computed_again_before_its_weight_is_looked_at():
+    layer, seen = Halved(nn.Linear(8, 5)), []
+    layer.register_forward_pre_hook(lambda *_: seen.append("forward"))
+    layer.input_gradient = lambda g: seen.append("gradient") or g @ layer.dequantize()
+    x = torch.randn(3, 8, requires_grad=True)
+    checkpoint(layer, x, use_reentrant=False).sum().backward()
+    assert seen == ["forward", "forward", "gradient"]
+
+
+def test_pieces_are_those_of_a_subclass_that_dequantizes_in_its_own_way():
+    class Negative(FrozenLinear):
+        def dequantize(self, out=None, dtype=None):
+            weight = -super().dequantize(dtype=dtype)
+            return weight if out is None else out.copy_(weight)
+
+    frozen = Negative.of(nn.Linear(8, 5))
+    assert torch.equal(torch.cat([some for _, some in frozen.pieces(torch.float32, 8)]), -frozen.weight)

@@ -70,7 +70,15 @@ def test_no_weight_is_kept_for_the_backward_pass():
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda each: saved.append(each) or each, lambda each: each):
         mapped(torch.ones(2, 8, requires_grad=True))
-    assert saved == []
+    assert sum(each.numel() for each in saved) == 0
+
+
+def test_gradients_of_gradients_are_refused_in_words():
+    x = torch.ones(2, 8, requires_grad=True)
+    y = MappedLinear(weight(), dtype=FLOAT, chunk_rows=4)(x).square().sum()
+    (found,) = torch.autograd.grad(y, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        found.sum().backward()
 
 
 def test_each_chunk_is_read_ahead_and_given_back():

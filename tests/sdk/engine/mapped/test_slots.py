@@ -15,8 +15,9 @@ from edgelora.engine.mapped.blocks import decoder_blocks
 from edgelora.engine.mapped.loading import load_mapped
 from edgelora.engine.mapped.residency import Residency
 from edgelora.engine.mapped.restoring import from_prepared
-from edgelora.engine.mapped.slots import MovedBlocks
+from edgelora.engine.mapped.slots import MovedBlocks, Place
 from edgelora.engine.mapped.streaming import move
+from edgelora.layers import FrozenLinear
 from edgelora.prepared import prepared_base
 from edgelora.protocols import Batch
 
@@ -59,6 +60,32 @@ def test_losses_and_gradients_are_those_of_the_mapped_base(plan, prepared, adapt
     expected, gradients = step(load(the_plan, folder).model, the_plan)
     moved = load(the_plan, folder)
     move(moved, CPU)
+    losses, found = step(moved.model, the_plan)
+    assert torch.equal(losses, expected)
+    for name, gradient in gradients.items():
+        assert torch.equal(found[name], gradient), name
+
+
+class Own(FrozenLinear):
+    """As a third party's quantizer may make them: not replaced when blocks are moved."""
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(("quantizer", "kind"), [("none", FrozenLinear), ("none", Own), ("nf4", None)])
+def test_nothing_is_read_from_the_file_where_the_last_linear_of_a_block_is_not_adapted(
+    plan, prepared, monkeypatch, quantizer, kind
+):
+    folder = prepared(quantizer)
+    adapter = {"rank": 4, "target_modules": ["q_proj", "v_proj"]}
+    the_plan = plan(base=str(folder), quantizer=quantizer, adapter=adapter)
+    expected, gradients = step(load(the_plan, folder).model, the_plan)
+    moved = load(the_plan, folder)
+    for block in decoder_blocks(moved.model):
+        for linear in block.modules():
+            if isinstance(linear, FrozenLinear) and kind is not None:
+                linear.__class__ = kind
+    move(moved, CPU)
+    monkeypatch.setattr(Place, "rest", lambda place: place._stand(torch.zeros_like(place.resting)))
     losses, found = step(moved.model, the_plan)
     assert torch.equal(losses, expected)
     for name, gradient in gradients.items():
