@@ -98,8 +98,8 @@ class FrozenLinear(nn.Linear):
     def input_gradient(self, gradient: Tensor) -> Tensor:
         """The gradient of the input for that of the product: g W, (..., out) -> (..., in), in new memory.
 
-        In the dtype of ``gradient``. A subclass with a forward of its own overrides it, or
-        `edgelora.layers.fused` leaves its layers alone.
+        In the dtype of ``gradient``. A subclass with a forward of its own overrides it too,
+        or `edgelora.layers.fused` leaves its layers alone.
         """
         dtype = self.compute_dtype or gradient.dtype
         return (gradient.to(dtype) @ self.borrow(dtype)).to(gradient.dtype)

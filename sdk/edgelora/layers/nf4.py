@@ -74,7 +74,10 @@ class FourBitLinear(QuantizedLinear):
         return out
 
     def pieces(self, dtype: torch.dtype, size: int = PIECE) -> Iterator[tuple[slice, Tensor]]:
-        """W in blocks of rows; see `FrozenLinear.pieces`. Only rows of a piece are ever dequantized."""
+        """W in blocks of rows; see `FrozenLinear.pieces`. Only rows of a piece are dequantized."""
+        if type(self).dequantize is not FourBitLinear.dequantize:
+            yield from super().pieces(dtype, size)  # a subclass computes W in its own way
+            return
         # A piece starts where a block of codes does.
         unit = self.block_size // math.gcd(self.in_features, self.block_size)
         step = max(1, size // (unit * self.in_features)) * unit

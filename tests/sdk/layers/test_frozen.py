@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from small_layers import four_bit
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from edgelora.layers import FrozenLinear, QuantizedLinear
+from edgelora.layers.nf4 import FourBitLinear
 
 
 def test_it_computes_what_the_linear_did_and_trains_nothing():
@@ -78,11 +80,14 @@ def test_a_checkpointed_product_is_computed_again_before_its_weight_is_looked_at
     assert seen == ["forward", "forward", "gradient"]
 
 
-def test_pieces_are_those_of_a_subclass_that_dequantizes_in_its_own_way():
-    class Negative(FrozenLinear):
+@pytest.mark.parametrize("kind", [FrozenLinear, FourBitLinear])
+def test_pieces_are_those_of_a_subclass_that_dequantizes_in_its_own_way(kind):
+    class Negative(kind):
         def dequantize(self, out=None, dtype=None):
             weight = -super().dequantize(dtype=dtype)
             return weight if out is None else out.copy_(weight)
 
-    frozen = Negative.of(nn.Linear(8, 5))
-    assert torch.equal(torch.cat([some for _, some in frozen.pieces(torch.float32, 8)]), -frozen.weight)
+    frozen = FrozenLinear.of(nn.Linear(64, 5)) if kind is FrozenLinear else four_bit(5, 64)
+    expected = -frozen.dequantize(dtype=torch.bfloat16)
+    frozen.__class__ = Negative
+    assert torch.equal(torch.cat([some for _, some in frozen.pieces(torch.bfloat16, 64)]), expected)

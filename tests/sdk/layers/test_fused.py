@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from edgelora.layers import FrozenLinear
 from edgelora.layers.fused import add_low_rank, is_plain
+from edgelora.layers.mapped import MappedLinear
 from edgelora.protocols import Factors
 
 IN, OUT, RANK = 128, 256, 4
@@ -148,3 +149,26 @@ def test_a_base_is_plain_while_it_computes_its_product_and_nobody_listens():
     replaced = copy.copy(listened)
     replaced.forward = lambda input: input
     assert not is_plain(replaced)
+
+
+def test_a_gradient_is_that_of_the_forward_it_was_written_for():
+    class Tripled(MappedLinear):
+        def forward(self, input):
+            return 3 * super().forward(input)
+
+    class Right(Tripled):
+        def input_gradient(self, gradient):
+            return 3 * super().input_gradient(gradient)
+
+    class Named(Right):
+        """Changes neither."""
+
+    class Twice:
+        def forward(self, input):
+            return 2 * super().forward(input)
+
+    class Mixed(Twice, MappedLinear):
+        """Gets its forward from elsewhere."""
+
+    made = {kind: kind(torch.ones(4, 4), dtype=torch.float32) for kind in (Tripled, Right, Named, Mixed)}
+    assert {kind for kind, base in made.items() if is_plain(base)} == {Right, Named}
