@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Additive(Protocol):
-    """y = base(x) + delta(x)."""
+    """y = base(x) + delta(x).
+
+    That is all it computes: where it is `LowRank` too, its forward may never be called. See there.
+    """
 
     def delta(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), dropout included when training."""
@@ -28,7 +31,15 @@ class Additive(Protocol):
 
 @runtime_checkable
 class LowRank(Protocol):
-    """The change is one low-rank product: merge, export and the fast path follow from `factors` alone."""
+    """The change is one low-rank product: merge, export and the fast path follow from `factors` alone.
+
+    The fast path takes the place of the forward of a layer that is `Additive` as well, if a trial when it is
+    injected finds that they agree. So from then on the forward must go on computing base(x) plus the product
+    of the current factors, in training and in evaluation, with gradients to x and to the factors: whatever
+    changes later, such as a scale, a mask or a rank, shows in `factors`. Elements are dropped by an
+    ``nn.Dropout`` in the layer, or in training from the start; while one drops, the forward is called. The
+    forward keeps no count and leaves nothing behind that others read.
+    """
 
     def factors(self) -> Factors:
         """Effective factors, differentiable, exact at dropout 0: ΔW = scaling · B A."""

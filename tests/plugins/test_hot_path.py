@@ -22,9 +22,8 @@ def layers_of(adapter, quantizer, *, bias, dtype="float32", compute="auto"):
     sizes = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 100, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(**sizes, **heads, attention_bias=bias, mlp_bias=bias))
-    made = plan_of("lora", quantizer).build("quantizer")
-    if compute != "auto":
-        made.options = made.options.model_copy(update={"compute_dtype": compute})
+    options = {} if compute == "auto" else {"compute_dtype": compute}
+    made = plan_of("lora", {"name": quantizer, **options}).build("quantizer")
     for name, linear in plain_linears(model).items():
         if bias:
             torch.nn.init.normal_(linear.bias)
@@ -87,12 +86,13 @@ def test_a_dtype_of_its_own_for_the_base_makes_no_difference(quantizer):
 
 
 @pytest.mark.parametrize("adapter", FUSED)
-def test_a_scale_that_is_off_by_a_hundredth_is_seen(adapter):
+def test_a_scale_that_is_off_by_a_hundredth_is_seen(adapter, monkeypatch):
     layer = layers_of(adapter, "nf4", bias=False)["model.layers.0.self_attn.q_proj"]
     factors = layer.factors
-    layer.factors = lambda: factors()._replace(scaling=1.01 * factors().scaling)
-    fused = computed(layer)
-    del layer.factors
+    wrong = lambda layer: factors()._replace(scaling=1.01 * factors().scaling)  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(type(layer), "factors", wrong)
+        fused = computed(layer)
     right = computed(layer)
     assert float((fused["y"] - right["y"]).norm() / right["y"].norm()) > 1e-4
     assert float((fused["x"] - right["x"]).norm() / right["x"].norm()) > 1e-4

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 from collections.abc import Mapping
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,16 +31,16 @@ def use_hot_path(layers: Mapping[str, nn.Module]) -> None:
     those routed by row, that read other sites, or whose factors are not what they compute. The last is found
     by trying a copy in training and in evaluation, so that dropout is seen by its effect.
 
-    At each call base and factors are looked up anew; over a base that does more than a product the layer's
-    own forward is called.
+    At each call base and factors are looked up anew. The layer's own forward is called over a base that does
+    more than a product, while an `nn.Dropout` drops, and where ``delta`` or ``factors`` stands on the
+    instance.
     """
     frozen = [part for layer in layers.values() for part in layer.modules() if isinstance(part, FrozenLinear)]
     stand_ins = {id(base): _Ones(base) for base in frozen}
     for layer in layers.values():
         if modes := _modes_of_its_factors(layer, stand_ins):
             name = next(name for name, part in layer.named_modules() if isinstance(part, FrozenLinear))
-            # Not a closure: a copy of the layer must compute with its own parts.
-            layer.forward = partial(_forward, layer, name, modes)
+            layer.forward = _ByFactors(layer, name, modes)
 
 
 def use_own_forwards(layers: Mapping[str, nn.Module]) -> None:
@@ -51,15 +52,44 @@ def use_own_forwards(layers: Mapping[str, nn.Module]) -> None:
 
 def uses_hot_path(layer: nn.Module) -> bool:
     """Whether `use_hot_path` replaced the forward of ``layer``."""
-    forward = vars(layer).get("forward")
-    return isinstance(forward, partial) and forward.func is _forward
+    return isinstance(vars(layer).get("forward"), _ByFactors)
 
 
-def _forward(layer: nn.Module, base_name: str, modes: tuple[bool, ...], x: Tensor) -> Tensor:
-    base = layer.get_submodule(base_name)
-    if layer.training in modes and is_plain(base) and not _casts(x.device.type):
-        return add_low_rank(base, x, layer.factors())
-    return type(layer).forward(layer, x)
+class _ByFactors:
+    """The forward of a layer that holds it.
+
+    It knows the layer weakly, or the two would keep each other, and the base's weights, until the garbage
+    collector looks for cycles. A copy of the layer gets one that computes with the copy's parts.
+    """
+
+    def __init__(self, layer: nn.Module, base_name: str, modes: tuple[bool, ...]) -> None:
+        self.layer = weakref.ref(layer)
+        self.base_name = base_name
+        self.modes = modes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        layer = self._held()
+        base = layer.get_submodule(self.base_name)
+        as_tried = layer.training in self.modes and not _deviates(layer)
+        if as_tried and is_plain(base) and not _casts(x.device.type):
+            return add_low_rank(base, x, layer.factors())
+        return type(layer).forward(layer, x)
+
+    def __reduce__(self) -> tuple[type[_ByFactors], tuple[nn.Module, str, tuple[bool, ...]]]:
+        return _ByFactors, (self._held(), self.base_name, self.modes)
+
+    def _held(self) -> Any:
+        layer = self.layer()
+        if layer is None:
+            raise ReferenceError("the layer of this forward is gone")
+        return layer
+
+
+def _deviates(layer: nn.Module) -> bool:
+    """Whether it computes something else than when it was tried, as far as that can be seen."""
+    return not vars(layer).keys().isdisjoint(("delta", "factors")) or any(
+        part.training and part.p > 0 for part in layer.modules() if isinstance(part, nn.Dropout)
+    )
 
 
 def _casts(device: str) -> bool:
@@ -89,9 +119,7 @@ def _modes_of_its_factors(layer: nn.Module, stand_ins: Mapping[int, FrozenLinear
     if sum(isinstance(part, FrozenLinear) for part in layer.modules()) != 1:
         return ()
     if any(parameter.is_meta for parameter in layer.parameters()):
-        # Only rehearsed: believed, but for what is known to drop elements.
-        drops = any(isinstance(part, nn.Dropout) and part.p for part in layer.modules())
-        return (False,) if drops else BOTH
+        return BOTH  # only rehearsed: believed
     # A copy, for a forward may count, or keep averages.
     tried = copy.deepcopy(layer, dict(stand_ins)).to("cpu", torch.float32)
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):

@@ -1,7 +1,9 @@
 """Which layers compute by their factors, and that nothing else about them changes."""
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -123,6 +125,28 @@ def test_dropout_is_left_to_the_layer_while_it_trains():
     layer = shaken(hot(layer_of(dropout=0.5)))
     assert "FusedProduct" not in layer.train()(torch.ones(1, 32)).grad_fn.name()
     assert "FusedProduct" in layer.eval()(torch.ones(1, 32)).grad_fn.name()
+
+
+def test_what_is_switched_on_later_is_left_to_the_layer():
+    layer, x = shaken(hot(layer_of())).train(), torch.ones(1, 32)
+    layer.dropout = nn.Dropout(0.5)
+    assert "FusedProduct" not in layer(x).grad_fn.name()
+    layer.dropout.p = 0.0
+    assert "FusedProduct" in layer(x).grad_fn.name()
+    layer.delta = lambda x: torch.ones(16)
+    assert torch.equal(layer(x), layer.base(x) + 1)
+
+
+def test_a_layer_that_is_dropped_is_gone_at_once():
+    layer = shaken(hot(layer_of()))
+    layer(torch.ones(1, 32)).sum().backward()
+    kept = [weakref.ref(each) for each in (layer, layer.base)]
+    gc.disable()
+    try:
+        del layer
+        assert [each() for each in kept] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_trying_leaves_no_trace():
