@@ -70,10 +70,9 @@ conformance: $(READY)
 		--kind manifests --kind weights --kind directories --kind paths
 
 bench: $(READY)
-	$(BIN)/python benchmarks/plugins_list.py --out build/bench/plugins_list.json
-	$(BIN)/python benchmarks/packing.py --out build/bench/packing.json
-	$(BIN)/python benchmarks/icq_search.py --out build/bench/icq_search.json
-	$(BIN)/python benchmarks/verify_speed.py --out build/bench/verify_speed.json
+	failed=0; for name in plugins_list icq_search verify_speed packing transient_memory; do \
+		$(BIN)/python benchmarks/$$name.py --out build/bench/$$name.json || failed=1; \
+	done; exit $$failed
 
 bench-large: $(READY)
 	failed=0; for name in estimate_accuracy phone_budget stream_8b stream_70b; do \

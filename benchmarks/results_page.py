@@ -17,13 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "results.md"
 INTRODUCTION = """# Results
 
-What the benchmarks of this repository measured, one command each. A ratio compares arms that took turns in
-fresh processes of one run; its figures are medians. Memory is what Linux counts: *peak RSS* is the kernel's
-own peak of the resident set, mapped files included; *anonymous* memory is the part that no file backs,
-sampled every 4 ms from another process. Bases have the shape of the model that is named and random weights,
-every block its own: what a step costs does not depend on what the numbers are. `make bench` runs the small
-ones, `make bench-large` those that need tens of GB of disk, and `make results` writes this page from what
-they left in `build/bench`.
+What the benchmarks of this repository measured, one command each. A ratio compares arms of one run, which
+took turns where there were several rounds; its figures are medians over these. Memory is what Linux counts:
+*peak RSS* is the kernel's own peak of the resident set, mapped files included; *anonymous* memory is the part
+that no file backs, sampled every 4 ms from another process. Bases have the shape of the model that is named
+and random weights, every block its own: what a step costs does not depend on what the numbers are.
+`make bench` runs the small ones, `make bench-large` those that need tens of GB of disk, and `make results`
+writes this page from what they left in `build/bench`.
 """
 
 

@@ -136,7 +136,7 @@ def main() -> None:
     )
     parser.add_argument("--tokens", nargs="+", type=int, default=[256, 512], help="per row; two rows")
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path, help="write the results here as JSON too")
     arguments = parser.parse_args()
     report = Report(

@@ -51,7 +51,8 @@ def run_arm(arm: Arm, *, cgroup: MemoryCgroup | None = None) -> dict[str, Any]:
     Returns:
         ``result`` of the function; ``wall_s`` and ``cpu_s`` (user and system) of the whole process, start
         and imports included; ``peaks`` in bytes (``rss``, ``anon``, ``file``; ``peak_rss`` is the kernel's);
-        ``phases`` by name, with their own ``wall_s``, ``cpu_s``, ``before`` and ``peaks``.
+        ``longest_gap_s`` between two samples; ``phases`` by name, with their own ``wall_s``, ``cpu_s``,
+        ``before`` and ``peaks``.
 
     Raises:
         ArmFailed: It ended with an error or was killed.
@@ -81,6 +82,7 @@ def run_arm(arm: Arm, *, cgroup: MemoryCgroup | None = None) -> dict[str, Any]:
         "wall_s": wall_s,
         "cpu_s": usage.ru_utime + usage.ru_stime,
         "peaks": sampler.peaks(),
+        "longest_gap_s": sampler.longest_gap_s(),
         "phases": {each["name"]: _phase(each, sampler) for each in answer["phases"]},
     }
 

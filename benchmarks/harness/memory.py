@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -68,6 +69,10 @@ class MemorySampler:
         """The largest of each field between two moments of ``time.monotonic()``; empty without samples."""
         within = [sample.bytes for sample in self.samples if start <= sample.at <= end]
         return {name: max(each[name] for each in within) for name in FIELDS.values()} if within else {}
+
+    def longest_gap_s(self) -> float:
+        """Between two samples: a busy machine lets the thread wait, and peaks may pass unseen meanwhile."""
+        return max((then.at - now.at for now, then in pairwise(self.samples)), default=float("inf"))
 
     def _watch(self) -> None:
         with suppress(ProcessLookupError):
