@@ -76,6 +76,9 @@ class Quantizer(Protocol):
     ) -> FrozenLinear:
         """Rebuild a layer made by `quantize`.
 
+        The tensors may come from a file that somebody made: one whose kernels do not check sizes refuses
+        wrong ones, as `edgelora.layers.stored.require_shapes` does. On the meta device sizes are estimates.
+
         Args:
             tensors: Its ``state_dict``.
             name: Of the linear in the model.

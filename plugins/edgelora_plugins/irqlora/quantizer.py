@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from edgelora.layers.frozen import PIECE
 from edgelora.layers.nf4 import STATISTICS_BLOCK, FourBitLinear, FourBitQuantizer, dynamic_map
+from edgelora.layers.stored import Shapes
 from edgelora_plugins.irqlora.entropy import BLOCKS_AT_A_TIME, best_offsets
 from edgelora_plugins.irqlora.options import CalibrationOptions
-
-_PIECE = 1 << 20
-"""Weights that exist in float32 at the same time; a multiple of every block size."""
 
 
 class CalibratedLinear(FourBitLinear):
@@ -26,8 +25,8 @@ class CalibratedLinear(FourBitLinear):
             super().decode(start, out)
             self._add_offsets(start, out)
             return
-        # Codes and offset are added in float32 and rounded once, piece by piece.
-        for place, piece in zip(range(start, start + len(out), _PIECE), out.split(_PIECE), strict=True):
+        # Codes and offset are added in float32 and rounded once, in pieces of whole blocks.
+        for place, piece in zip(range(start, start + len(out), PIECE), out.split(PIECE), strict=True):
             self.decode(place, exact := torch.empty_like(piece, dtype=torch.float32))
             piece.copy_(exact)
 
@@ -65,6 +64,13 @@ class CalibratedNormalFloat4(FourBitQuantizer):
         if whole < flat.numel():
             moved[whole:].sub_(tau[-1])
         return {**super().codes(moved), **_quantize_offsets(tau)}
+
+    def shapes(self, count: int) -> Shapes:
+        """Of the buffers of a layer with so many weights."""
+        blocks = -(-count // self.options.block_size)
+        groups = -(-blocks // STATISTICS_BLOCK)
+        offsets = {"tau_codes": ((blocks,), torch.uint8), "tau_scale": ((groups,), torch.float32)}
+        return {**super().shapes(count), **offsets}
 
     def _offsets(self, blocks: Tensor) -> Tensor:
         options = self.options

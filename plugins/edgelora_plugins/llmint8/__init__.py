@@ -1,7 +1,7 @@
-"""Weights in 8-bit integers, one scale for each output row.
+"""Weights in 8-bit integers, one scale for each output row, its largest magnitude; rounded to nearest.
 
-Dettmers et al., LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale, arXiv:2208.07339. Weights
-alone are quantized: activations stay floats, so nothing has to be taken out for their outliers.
+Weights alone are quantized, and are floats again in each product. This is no LLM.int8() (Dettmers et al.,
+arXiv:2208.07339): it takes out no outlier features, and multiplies no 8-bit integers.
 """
 
 from collections.abc import Iterable
@@ -16,6 +16,5 @@ def edgelora_quantizers() -> Iterable[Part]:
         name="int8",
         target="edgelora_plugins.llmint8.quantizer:RowInt8",
         options="edgelora_plugins.llmint8.options:RowInt8Options",
-        summary="8-bit integers, one scale for each output row",
-        paper="arXiv:2208.07339",
+        summary="8-bit integers, one scale for each output row; weights only",
     )

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from edgelora.layers import FrozenLinear, QuantizedLinear
+from edgelora.layers.frozen import PIECE
+from edgelora.layers.stored import require_shapes
 from edgelora_plugins.llmint8.options import RowInt8Options
 
 LARGEST = 127
 """Codes lie in [-127, 127]: symmetric, so that zero stays zero."""
-PIECE = 2**20
-"""Weights that are in float32 at the same time."""
 
 
 class RowInt8Linear(QuantizedLinear):
-    """W ≈ codes · scale, by rows: ``codes`` int8 (out, in), ``scale`` float32 (out,). arXiv:2208.07339."""
+    """W ≈ codes · scale, by rows: ``codes`` int8 (out, in), ``scale`` float32 (out,)."""
 
     codes: Tensor
     scale: Tensor
@@ -71,7 +71,13 @@ class RowInt8:
     def restore(
         self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int], dtype: torch.dtype
     ) -> FrozenLinear:
-        """The layer as it was quantized."""
+        """The layer as it was quantized.
+
+        Raises:
+            ModelError: A tensor is missing, left over, or of another shape or dtype.
+        """
+        kept = {"codes": (shape, torch.int8), "scale": (shape[:1], torch.float32)}
+        require_shapes(tensors, kept, name)
         return RowInt8Linear(tensors, dtype, self.compute_dtype)
 
 

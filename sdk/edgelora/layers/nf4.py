@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelora.layers.frozen import PIECE, FrozenLinear, QuantizedLinear
+from edgelora.layers.stored import Shapes, require_shapes
 from edgelora.options import FourBitOptions
 
 # On CPUs with AVX512-BF16 the import warns that a kernel of the layer we do not use could not be downloaded.
@@ -132,7 +133,12 @@ class FourBitQuantizer:
     def restore(
         self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int], dtype: torch.dtype
     ) -> FrozenLinear:
-        """The layer as it was quantized."""
+        """The layer as it was quantized.
+
+        Raises:
+            ModelError: A tensor is missing, left over, or of another shape or dtype.
+        """
+        require_shapes(tensors, self.shapes(shape[0] * shape[1]), name)
         return self._layer(tensors, shape, dtype)
 
     def codes(self, weight: Tensor) -> dict[str, Tensor]:
@@ -143,6 +149,20 @@ class FourBitQuantizer:
             block_size=self.options.block_size,
             double=self.options.double_quantization,
         )
+
+    def shapes(self, count: int) -> Shapes:
+        """Of the buffers of a layer with so many weights."""
+        blocks = -(-count // self.options.block_size)
+        codes = {"codes": ((-(-count // 2), 1), torch.uint8)}
+        if not self.options.double_quantization:
+            return {**codes, "absmax": ((blocks,), torch.float32)}
+        return {
+            **codes,
+            "absmax": ((blocks,), torch.uint8),
+            "absmax_scale": ((-(-blocks // STATISTICS_BLOCK),), torch.float32),
+            "absmax_code": ((256,), torch.float32),
+            "absmax_offset": ((), torch.float32),
+        }
 
     def _layer(
         self, tensors: Mapping[str, Tensor], shape: tuple[int, int], dtype: torch.dtype
@@ -208,9 +228,20 @@ def dequantize_four_bit(codes: Tensor, absmax: Tensor, out: Tensor, *, kind: str
 
     Any n will do: bitsandbytes' operator on a CPU is wrong for a last dimension that is no multiple of the
     block (0.50), so it always sees one long row.
+
+    Raises:
+        ValueError: The tensors do not fit each other: the kernels would read past their ends.
     """
     if out.is_meta:
         return
+    fit = len(codes) == -(-len(out) // 2) and len(absmax) == -(-len(out) // block_size)
+    if not fit or (codes.dtype, absmax.dtype) != (torch.uint8, torch.float32):
+        raise ValueError(
+            f"{len(codes)} codes {codes.dtype} and {len(absmax)} scales {absmax.dtype} are not those of "
+            f"{len(out)} weights in blocks of {block_size}"
+        )
+    if not codes.device == absmax.device == out.device or not out.is_contiguous():
+        raise ValueError("codes, scales and a contiguous result must be on one device")
     state = _state(codes, absmax, kind=kind, block_size=block_size, dtype=out.dtype)
     pairs = len(out) % 2 == 0
     write = _writer(kind, out.dtype, block_size) if out.device.type == "cpu" else None

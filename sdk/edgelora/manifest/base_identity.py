@@ -157,7 +157,7 @@ def _file_problem(path: Path, file: BaseFile, rehash: bool) -> str | None:
         return f"has {size} bytes, and {RECORD_NAME} lists {file.size}"
     try:
         is_weights = path.suffix == ".safetensors"
-        sha256 = hash_weights(path, rehash=rehash).sha256 if is_weights else _digest(_read(path))[7:]
+        sha256 = hash_weights(path, rehash=rehash).sha256 if is_weights else _file_sha256(path)
     except EdgeloraError as error:
         return f"is damaged: {error.problem}"
     return (
@@ -198,9 +198,9 @@ def _without_rewritten(value: Any) -> Any:
 
 def _tokenizer_digest(folder: Path) -> str | None:
     if (folder / "tokenizer.json").is_file():
-        return _digest(_read(folder / "tokenizer.json"))
+        return f"sha256:{_file_sha256(folder / 'tokenizer.json')}"
     parts = [name for name in _TOKENIZER_PARTS if (folder / name).is_file()]
-    lines = [f"{hashlib.sha256(_read(folder / name)).hexdigest()} {name}\n" for name in parts]
+    lines = [f"{_file_sha256(folder / name)} {name}\n" for name in parts]
     return _digest("".join(["edgelora-tokenizer-v1\n", *lines]).encode()) if lines else None
 
 
@@ -225,6 +225,17 @@ def _object(data: bytes, path: Path) -> dict[str, Any]:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"{path} cannot be read: {error.strerror}", fix="fetch the base model again"
+        ) from error
+
+
+def _file_sha256(path: Path) -> str:
+    """In pieces: a file may be larger than memory."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ModelError(
             f"{path} cannot be read: {error.strerror}", fix="fetch the base model again"

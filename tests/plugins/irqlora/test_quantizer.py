@@ -136,7 +136,7 @@ def test_the_weight_is_the_same_in_pieces(shape, monkeypatch):
     torch.manual_seed(0)
     layer = quantize(torch.randn(shape) * 0.02 + 0.004)
     weight = layer.dequantize()
-    monkeypatch.setattr("edgelora_plugins.irqlora.quantizer._PIECE", 4096)
+    monkeypatch.setattr("edgelora_plugins.irqlora.quantizer.PIECE", 4096)
     assert torch.equal(layer.dequantize(dtype=torch.bfloat16), weight.bfloat16())
     for dtype in (torch.float32, torch.bfloat16):
         pieces = [some for _, some in layer.pieces(dtype, size=1000)]

@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+from edgelora.errors import ModelError
+from edgelora.layers.frozen import PIECE
 from edgelora_plugins.llmint8.options import RowInt8Options
-from edgelora_plugins.llmint8.quantizer import PIECE, RowInt8, quantize_rows
+from edgelora_plugins.llmint8.quantizer import RowInt8, quantize_rows
 
 
 def linear(out_features=96, in_features=64, *, dtype=torch.float32, bias=False, seed=0):
@@ -90,3 +92,9 @@ def test_the_dtype_of_the_products_is_a_choice():
     layer = quantized(linear(), compute_dtype="bfloat16")
     expected = x.bfloat16() @ layer.dequantize(dtype=torch.bfloat16).T
     assert torch.equal(layer(x), expected.float())
+
+
+def test_codes_of_another_shape_than_the_linear_are_refused():
+    layer = quantized(linear(4, 4))
+    with pytest.raises(ModelError, match=r"up_proj\.codes is \[4, 4\] int8, not \[8, 16\] int8"):
+        RowInt8(RowInt8Options()).restore(layer.state_dict(), "up_proj", (8, 16), torch.float32)

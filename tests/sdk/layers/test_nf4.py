@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from edgelora.layers import nf4
-from edgelora.layers.nf4 import FourBitLinear, dynamic_map, kernels, quantize_four_bit
+from edgelora.layers.nf4 import FourBitLinear, dequantize_four_bit, dynamic_map, kernels, quantize_four_bit
 
 NF4 = torch.tensor(
     [
@@ -298,3 +298,25 @@ def test_a_weight_quantized_in_pieces_has_the_codes_of_one_call(kind, block_size
         assert torch.equal(tensors["absmax_scale"], state.state2.absmax)
         assert torch.equal(tensors["absmax_code"], state.state2.code)
         assert torch.equal(tensors["absmax_offset"], state.offset)
+
+
+@pytest.mark.parametrize(
+    ("codes", "absmax"),
+    [
+        (torch.zeros(31, dtype=torch.uint8), torch.ones(1)),
+        (torch.zeros(32, dtype=torch.uint8), torch.ones(0)),
+        (torch.zeros(32, dtype=torch.int8), torch.ones(1)),
+        (torch.zeros(32, dtype=torch.uint8), torch.ones(1, dtype=torch.float64)),
+    ],
+)
+def test_the_kernels_are_not_let_past_the_ends_of_what_they_read(codes, absmax):
+    with pytest.raises(ValueError, match="are not those of 64 weights in blocks of 64"):
+        dequantize_four_bit(codes, absmax, torch.empty(64), kind="nf4", block_size=64)
+    with pytest.raises(ValueError, match="on one device"):
+        dequantize_four_bit(
+            torch.zeros(32, dtype=torch.uint8),
+            torch.ones(1),
+            torch.empty(64, 2)[:, 0],
+            kind="nf4",
+            block_size=64,
+        )

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgelora.engine.base import locate_base
 from edgelora.engine.checkpointing import enable_checkpointing
 from edgelora.engine.inject import is_named, plain_linears, replace_module
 from edgelora.engine.mapped.loading import leave_in_files
+from edgelora.engine.quantized_shapes import state_shapes
 from edgelora.errors import ModelError
 from edgelora.layers import FrozenLinear
 from edgelora.layers.mapped import MappedEmbedding, MappedLinear
 from edgelora.plan import Plan
 from edgelora.protocols import Quantizer
-
-SAMPLED_NUMBERS = 1 << 18
-"""Numbers in the smaller of the two weights that are quantized to learn what a large one will take."""
 
 
 def read_config(base: str, revision: str | None = None) -> Any:
@@ -127,43 +122,3 @@ def _stand_in(quantizer: Quantizer, linear: nn.Linear, name: str, dtype: torch.d
         tensors["bias"] = linear.bias.data
     with torch.device("meta"):
         return quantizer.restore(tensors, name, shape, dtype)
-
-
-States = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
-
-
-@cache
-def state_shapes(quantizer: Quantizer, shape: tuple[int, int], dtype: torch.dtype) -> States:
-    """Shapes and dtypes of the tensors a quantizer keeps of a weight (out, in), found by quantizing.
-
-    A small weight is quantized whole. Of a large one two samples of its rows are, and each dimension of what
-    they take is continued in a straight line.
-    """
-    out, in_ = shape
-    rows = math.ceil(SAMPLED_NUMBERS / in_)
-    if out <= 4 * rows:
-        return _shapes(_quantized(quantizer, shape, dtype))
-    small = _shapes(_quantized(quantizer, (rows, in_), dtype))
-    large = _shapes(_quantized(quantizer, (2 * rows, in_), dtype))
-    return {
-        name: (_continued(size, large[name][0], out / rows), kind) for name, (size, kind) in small.items()
-    }
-
-
-@torch.no_grad()
-def _quantized(quantizer: Quantizer, shape: tuple[int, int], dtype: torch.dtype) -> Mapping[str, Tensor]:
-    out, in_ = shape
-    # A caller may be building a model without memory; a sample is real.
-    with torch.device("cpu"):
-        linear = nn.utils.skip_init(nn.Linear, in_, out, bias=False, dtype=dtype)
-        linear.weight.normal_(std=0.02, generator=torch.Generator().manual_seed(0))
-        state: Mapping[str, Tensor] = quantizer.quantize(linear, "sample").state_dict()
-    return state
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> States:
-    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-
-
-def _continued(small: tuple[int, ...], large: tuple[int, ...], times: float) -> tuple[int, ...]:
-    return tuple(math.ceil(a + (b - a) * (times - 1)) for a, b in zip(small, large, strict=True))

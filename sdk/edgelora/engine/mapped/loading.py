@@ -141,8 +141,11 @@ def _restore(model: Any, name: str, linear: nn.Linear, stored: _Stored, restore:
         frozen = restore(tensors, name, shape)
     except KeyError as error:
         stored.refuse(f"no tensor {name}.{error.args[0]}")
-    if frozen.weight is not None and tuple(frozen.weight.shape) != shape:
-        stored.refuse(f"{name}.weight as {tuple(frozen.weight.shape)}, and the model needs {shape}")
+    made = (frozen.out_features, frozen.in_features) if frozen.weight is None else tuple(frozen.weight.shape)
+    if made != shape:
+        stored.refuse(f"{name}.weight as {made}, and the model needs {shape}")
+    if frozen.bias is not None and frozen.bias.shape != shape[:1]:
+        stored.refuse(f"{name}.bias as {tuple(frozen.bias.shape)}, and the model needs {shape[:1]}")
     replace_module(model, linear, frozen)
 
 

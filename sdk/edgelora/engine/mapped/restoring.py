@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from edgelora.capabilities import StockQuantization, StockTensors
 from edgelora.engine.mapped.loading import Restore
+from edgelora.engine.quantized_shapes import state_shapes
 from edgelora.engine.stored_dtypes import DTYPES
 from edgelora.errors import CombinationError, ModelError
 from edgelora.layers import FrozenLinear
+from edgelora.layers.stored import require_names, unlike
 from edgelora.plan import Plan
 from edgelora.prepared import PreparedBase
+from edgelora.protocols import Quantizer
+
+_SAMPLED_ROWS = 8
 
 
 def from_unquantized(plan: Plan) -> Restore:
@@ -44,12 +50,32 @@ def from_prepared(plan: Plan, record: PreparedBase) -> Restore:
         ModelError: They are kept by names that the quantizer does not know.
     """
     quantizer, dtype = plan.build("quantizer"), DTYPES[record.dtype]
-    if record.form == "own":
-        return lambda tensors, name, shape: quantizer.restore(tensors, name, shape, dtype)
-    if not isinstance(quantizer, StockTensors):
+    if record.form == "stock" and not isinstance(quantizer, StockTensors):
         raise ModelError(
             f"{plan.recipe.base} keeps its linears as transformers does, and quantizer "
             f"{plan.parts['quantizer'].name!r} cannot read them",
             fix="prepare the base again: edgelora bases prepare",
         )
-    return lambda tensors, name, shape: quantizer.restore(quantizer.own_tensors(tensors), name, shape, dtype)
+
+    def restore(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int]) -> FrozenLinear:
+        own = quantizer.own_tensors(tensors) if record.form == "stock" else tensors
+        _require_kind(own, quantizer, name, shape, dtype)
+        layer: FrozenLinear = quantizer.restore(own, name, shape, dtype)
+        return layer
+
+    return restore
+
+
+def _require_kind(
+    tensors: Mapping[str, Tensor], quantizer: Quantizer, name: str, shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    """Refuse tensors of other names or kinds than the quantizer makes; their sizes are for it to check.
+
+    Raises:
+        ModelError: One is missing, left over, of another dtype or of more or fewer dimensions.
+    """
+    kept = state_shapes(quantizer, (min(shape[0], _SAMPLED_ROWS), shape[1]), dtype)
+    require_names(tensors, kept, name)
+    for each, (size, kind) in kept.items():
+        if tensors[each].dtype != kind or tensors[each].dim() != len(size):
+            raise unlike(f"{name}.{each} is of {tensors[each].dtype} in {tensors[each].dim()} dimensions")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgelora.engine.base import read_config
 from edgelora.engine.preparing.layout import Layout, layout_of
+from edgelora.engine.preparing.names import BESIDE
 from edgelora.engine.preparing.shard import read_pieces
 from edgelora.engine.stored_dtypes import DTYPES
 from edgelora.errors import ModelError
@@ -20,10 +21,8 @@ from edgelora.manifest.base_identity import weights_files
 from edgelora.manifest.tensors import MAX_BASE_HEADER, TensorEntry, read_header
 from edgelora.prepared import prepared_base
 
-_BESIDE = re.compile(
-    r"(tokenizer|special_tokens|added_tokens|generation_|vocab|merges|spiece|chat_template).*"
-    r"\.(json|txt|model|jinja)|(LICENSE|NOTICE|USE_POLICY).*"
-)
+MAX_BESIDE_BYTES = 128 * 1024 * 1024
+"""Of one file that comes along; the largest tokenizers have a third of it."""
 _UNUSED = r"rotary_emb\.inv_freq"
 _FIX = "use the unquantized folder as the base: edgelora quantizes it each time it is loaded"
 
@@ -64,6 +63,10 @@ class SourceModel:
         }
         self.dtype: torch.dtype = config.dtype or _first_float(stored)
         self.tensors = _by_name(folder, stored, self.layout)
+        for name in self.layout.quantized:
+            self._require_floats(f"{name}.weight")
+            if f"{name}.bias" in self.tensors:
+                self._require_floats(f"{name}.bias")
 
     @property
     def config(self) -> dict[str, Any]:
@@ -73,9 +76,13 @@ class SourceModel:
 
     @property
     def files_beside(self) -> dict[str, bytes]:
-        """The tokenizer's files and the like, by name."""
-        names = sorted(path.name for path in self.folder.iterdir() if _BESIDE.fullmatch(path.name))
-        return {name: (self.folder / name).read_bytes() for name in names}
+        """The tokenizer's files and the like, by name.
+
+        Raises:
+            ModelError: One is larger than any such file is.
+        """
+        paths = [path for path in sorted(self.folder.iterdir()) if BESIDE.fullmatch(path.name)]
+        return {path.name: _read_beside(path) for path in paths if path.is_file()}
 
     def size_bytes(self, names: tuple[str, ...]) -> int:
         """Of some tensors, as they are stored."""
@@ -90,6 +97,11 @@ class SourceModel:
             made.bias = nn.Parameter(self._read(f"{name}.bias"), requires_grad=False)
         return made
 
+    def _require_floats(self, name: str) -> None:
+        dtype = self.tensors[name].entry.dtype
+        if dtype not in DTYPES or not DTYPES[dtype].is_floating_point:
+            raise _unlike(self.folder, f"holds {name} in {dtype}, which is no dtype of unquantized weights")
+
     def _read(self, name: str) -> Tensor:
         stored = self.tensors[name]
         # Read, not mapped: mapped pages would stay in this process for as long as there is memory.
@@ -101,6 +113,17 @@ class SourceModel:
                 at += len(piece)
         flat = torch.frombuffer(data, dtype=DTYPES[stored.entry.dtype])
         return flat.view(stored.entry.shape).to(self.dtype)
+
+
+def _read_beside(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        data = file.read(MAX_BESIDE_BYTES + 1)
+    if len(data) > MAX_BESIDE_BYTES:
+        raise ModelError(
+            f"{path} is larger than {MAX_BESIDE_BYTES} bytes, and would come along with the weights",
+            fix="move it out of the model's folder if it is none of its files",
+        )
+    return data
 
 
 def _first_float(stored: dict[str, StoredTensor]) -> torch.dtype:

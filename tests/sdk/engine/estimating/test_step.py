@@ -9,9 +9,10 @@ import torch
 from edgelora.engine.base import load_base
 from edgelora.engine.checkpointing import enable_checkpointing
 from edgelora.engine.estimating.placement import with_settings
-from edgelora.engine.estimating.shape_model import make_shape_model, read_config, state_shapes
+from edgelora.engine.estimating.shape_model import make_shape_model, read_config
 from edgelora.engine.estimating.step import Rows, optimizer_bytes, step_cost
 from edgelora.engine.inject import inject, trainable_parameters
+from edgelora.engine.quantized_shapes import state_shapes
 from edgelora.errors import ModelError
 from edgelora.layers.scratch import release_scratch
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from edgelora.engine.base import load_base, no_progress_bar
 from edgelora.engine.preparing import differing_tensors, prepare_base
+from edgelora.engine.preparing.source import MAX_BESIDE_BYTES
 from edgelora.errors import DiskFull, ModelError, PlanError, TargetExists, WrongBase
 from edgelora.known_bases import known_bases, recall_base, recall_source, remember_prepared
 from edgelora.layers import FrozenLinear
@@ -309,3 +310,35 @@ def test_shards_are_aligned_for_mapping(source, tmp_path):
         for entry in read_header(made.folder / file.path, max_header=10**6).values():
             size = {"F32": 4, "BF16": 2, "U8": 1}[entry.dtype]
             assert entry.start % size == 0
+
+
+def test_only_files_come_along_and_none_that_fills_the_memory(source, tmp_path):
+    base = copy_of(source, tmp_path / "base")
+    (base / "LICENSES").mkdir()
+    (base / "LICENSE").write_text("free")
+    made = prepare_base(base, tmp_path / "out", part())
+    assert (made.folder / "LICENSE").read_text() == "free"
+    assert not (made.folder / "LICENSES").exists()
+    with open(base / "tokenizer.model", "wb") as file:
+        file.truncate(MAX_BESIDE_BYTES + 1)
+    with pytest.raises(ModelError, match=r"tokenizer\.model is larger than \d+ bytes"):
+        prepare_base(base, tmp_path / "other", part())
+
+
+@pytest.mark.parametrize("dtype", ["F8_E8M0", "U8"])
+@pytest.mark.parametrize("leaf", ["weight", "bias"])
+def test_a_linear_in_a_dtype_of_no_weights_is_named(tmp_path, dtype, leaf):
+    save_tokenizer(tmp_path / "base")
+    save_llama(tmp_path / "base", attention_bias=True)
+    path, name = tmp_path / "base" / "model.safetensors", f"model.layers.0.self_attn.q_proj.{leaf}"
+    tensors = load_file(path)
+    tensors[name] = torch.zeros(tensors[name].shape, dtype=torch.uint8)
+    save_file(tensors, path, {"format": "pt"})
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header[name]["dtype"] = dtype
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    with pytest.raises(ModelError, match=f"it holds {name} in {dtype}, which is no dtype"):
+        prepare_base(tmp_path / "base", tmp_path / "out", part())
