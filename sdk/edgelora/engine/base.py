@@ -89,7 +89,7 @@ def load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"the tokenizer in {folder} cannot be loaded: {_first_line(error)}",
+            f"the tokenizer in {folder} cannot be loaded: {first_line(error)}",
             fix="add tokenizer.json and tokenizer_config.json of the base model",
         ) from error
 
@@ -135,7 +135,7 @@ def load_base(plan: Plan, device: torch.device | None = None) -> Any:
             )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
-            f"{folder} cannot be loaded as a causal language model: {_first_line(error)}",
+            f"{folder} cannot be loaded as a causal language model: {first_line(error)}",
             fix="pass a folder with config.json and model.safetensors (or its shards and index)",
         ) from error
     if quantization.failure is not None:
@@ -197,12 +197,13 @@ def _any_config(folder: Path) -> Any:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"{folder} has no config.json that transformers knows: {_first_line(error)}",
+            f"{folder} has no config.json that transformers knows: {first_line(error)}",
             fix="pass the folder of a causal language model",
         ) from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Of its message; its class where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

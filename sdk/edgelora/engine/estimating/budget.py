@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -18,7 +20,7 @@ from edgelora.engine.estimating.placement import (
     with_settings,
 )
 from edgelora.engine.estimating.step import Rows
-from edgelora.errors import MemoryBudgetExceeded
+from edgelora.errors import EdgeloraError, MemoryBudgetExceeded
 from edgelora.parts import Kind
 from edgelora.plan import Plan, PlannedPart
 from edgelora.sizes import size_text
@@ -100,20 +102,42 @@ def _largest(memory: Memory) -> str:
 
 
 def _nearest(plan: Plan, around: Surroundings, budget: int, obstacle: str | None) -> str:
-    """The fewest changes to the recipe that would fit, found by trying them on shapes."""
-    changes = list(_changes(plan, around, obstacle))
-    # Single ones, then the first two together, the first three, and so on.
-    together = [changes[:count] for count in range(2, len(changes) + 1)]
-    if together and _with(plan, around, together[-1]).peak <= budget:
-        for tried in [*([change] for change in changes), *together]:
-            memory = _with(plan, around, tried)
-            if memory.peak <= budget:
-                words = " and ".join(words for words, _ in tried)
-                return f"{words}: that is predicted to take {size_text(memory.peak)}"
-    return "no change of settings fits: raise memory_budget, or take a smaller base"
+    """Few changes to the recipe that would fit, found by trying them on shapes: one, then two, then more."""
+
+    def peak(changes: Sequence[Option]) -> float:
+        try:
+            return _with(plan, around, changes).peak
+        except EdgeloraError:  # some part refuses it
+            return math.inf
+
+    none = "no change of settings fits: raise memory_budget, or take a smaller base"
+    settings = list(_changes(plan, around, obstacle))
+    if budget < peak([options[-1] for options in settings]) < math.inf:
+        return none
+    alone = [[(peak([option]), option) for option in options] for options in settings]
+    for size, option in itertools.chain(*alone):
+        if size <= budget:
+            return _would_take([option], size)
+    usable = [[each for each in options if each[0] < math.inf] for options in alone]
+    # The settings whose strongest change saves most come first.
+    ordered = sorted(filter(None, usable), key=lambda options: options[-1][0])
+    most = [[option for _, option in options] for options in ordered]
+    groups = [*itertools.combinations(most, 2), *(most[:count] for count in range(3, len(most) + 1))]
+    for group in groups:
+        if peak([options[-1] for options in group]) <= budget:
+            # No further than is needed.
+            for tried in itertools.product(*group):
+                if (size := peak(tried)) <= budget:
+                    return _would_take(tried, size)
+    return none
 
 
-def _with(plan: Plan, around: Surroundings, changes: list[tuple[str, Change]]) -> Memory:
+def _would_take(options: Sequence[Option], size: float) -> str:
+    words = " and ".join(words for words, _ in options)
+    return f"{words}: that is predicted to take {size_text(round(size))}"
+
+
+def _with(plan: Plan, around: Surroundings, changes: Sequence[Option]) -> Memory:
     """Memory of the lightest placement after some changes."""
     for _, change in changes:
         plan, around = change(plan, around)
@@ -125,34 +149,36 @@ def _with(plan: Plan, around: Surroundings, changes: list[tuple[str, Change]]) -
 
 
 Change = Callable[[Plan, Surroundings], tuple[Plan, Surroundings]]
+Option = tuple[str, Change]
+"""What to change a setting to, in words, and the change."""
 
 
-def _changes(plan: Plan, around: Surroundings, obstacle: str | None) -> Iterator[tuple[str, Change]]:
+def _changes(plan: Plan, around: Surroundings, obstacle: str | None) -> Iterator[list[Option]]:
+    """For each setting what it could be changed to, the mildest first."""
     train = plan.recipe.train
     if obstacle is not None and not around.prepared and "prepared" in obstacle:
         name = plan.parts["quantizer"].name
-        yield (
+        words = (
             f"prepare the base, which can then be streamed: edgelora bases prepare {plan.recipe.base} "
-            f"--quantizer {name}",
-            lambda plan, around: (plan, replace(around, prepared=True)),
+            f"--quantizer {name}"
         )
+        yield [(words, lambda plan, around: (plan, replace(around, prepared=True)))]
     if around.rows.count > 1:
-        yield "set train.batch_size=1", partial(_shorter, name="batch_size", value=1)
+        yield [("set train.batch_size=1", partial(_shorter, name="batch_size", value=1))]
     if train.optimizer == "adamw":
-        yield "set train.optimizer=adamw-8bit", _setting("optimizer", "adamw-8bit")
+        yield [("set train.optimizer=adamw-8bit", _setting("optimizer", "adamw-8bit"))]
     if train.adapter_dtype == "float32":
-        yield "set train.adapter_dtype=bfloat16", _setting("adapter_dtype", "bfloat16")
-    rank = plan.parts["adapter"].options.model_dump()["rank"]
-    for smaller in (8, 4):
-        if smaller < rank:
-            yield f"set adapter.rank={smaller}", partial(_ranked, rank=smaller)
-    length = around.rows.length
-    for shorter in (length // 2, length // 4, length // 8):
-        if shorter >= 32:
-            yield (
-                f"set train.max_length={shorter}",
-                partial(_shorter, name="max_length", value=shorter),
-            )
+        yield [("set train.adapter_dtype=bfloat16", _setting("adapter_dtype", "bfloat16"))]
+    rank, length = plan.parts["adapter"].options.model_dump()["rank"], around.rows.length
+    ranks = [smaller for smaller in (8, 4) if smaller < rank]
+    lengths = [shorter for shorter in (length // 2, length // 4, length // 8) if shorter >= 32]
+    if ranks:
+        yield [(f"set adapter.rank={each}", partial(_ranked, rank=each)) for each in ranks]
+    if lengths:
+        yield [
+            (f"set train.max_length={each}", partial(_shorter, name="max_length", value=each))
+            for each in lengths
+        ]
 
 
 def _setting(name: str, value: Any) -> Change:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgelora.engine.estimating.placement import Placement
 from edgelora.engine.estimating.shape_model import ShapeModel, make_shape_model
 from edgelora.engine.estimating.step import Rows, StepCost, step_cost
+from edgelora.engine.estimating.values import on_shapes
 from edgelora.engine.inject import inject, trainable_parameters
 from edgelora.engine.mapped.blocks import decoder_blocks
 from edgelora.errors import ModelError
@@ -131,7 +132,7 @@ def predict(plan: Plan, around: Surroundings, placement: Placement) -> Memory:
     plan = placement.apply(plan)
     release_scratch()
     shapes = make_shape_model(plan, around.config, around.dtype, in_files=around.prepared)
-    with torch.device("meta"):
+    with on_shapes("the adapter cannot be started without memory", plan), torch.device("meta"):
         layers = inject(shapes.model, plan, source=lambda name: _source(shapes, name))
     own, mapped, loading = _weights(shapes, layers, around, placement)
     step = _step(shapes, layers, plan, around.rows)

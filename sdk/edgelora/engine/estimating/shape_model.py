@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from edgelora.engine.base import locate_base
+from edgelora.engine.base import first_line, locate_base
 from edgelora.engine.checkpointing import enable_checkpointing
+from edgelora.engine.estimating.values import FlashAttention, on_shapes
 from edgelora.engine.inject import is_named, plain_linears, replace_module
 from edgelora.engine.mapped.loading import leave_in_files
 from edgelora.engine.quantized_shapes import state_shapes
@@ -36,7 +37,7 @@ def read_config(base: str, revision: str | None = None) -> Any:
         return AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"{place} is no configuration that transformers knows: {str(error).strip().splitlines()[0]}",
+            f"{place} is no configuration that transformers knows: {first_line(error)}",
             fix="pass the folder of a causal language model, or its config.json",
         ) from error
 
@@ -74,14 +75,8 @@ def make_shape_model(plan: Plan, config: Any, dtype: torch.dtype, *, in_files: b
     if hasattr(config, "quantization_config"):  # of a prepared base; what quantizes is the plan's quantizer
         del config.quantization_config
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=stored, trust_remote_code=False)
-    except (ValueError, RuntimeError, NotImplementedError) as error:
-        raise ModelError(
-            f"a {config.model_type} cannot be built without memory: {str(error).strip().splitlines()[0]}",
-            fix="measure it instead: edgelora estimate RECIPE --measure",
-        ) from error
+    with on_shapes(f"a {config.model_type} cannot be built without memory", plan), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=stored, trust_remote_code=False)
     model.tie_weights()
     source_bytes = sum(parameter.nbytes for parameter in model.parameters())
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -97,7 +92,7 @@ def make_shape_model(plan: Plan, config: Any, dtype: torch.dtype, *, in_files: b
             parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype
     if plan.recipe.train.is_checkpointed:
-        enable_checkpointing(model)
+        enable_checkpointing(model, within=FlashAttention)
     return ShapeModel(model.requires_grad_(False), source_bytes, stored, parameters)
 
 

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from edgelora.engine.estimating.ledger import Ledger
-from edgelora.engine.estimating.values import EverythingHolds, flash_attention
+from edgelora.engine.estimating.values import EverythingHolds, FlashAttention, on_shapes
 from edgelora.engine.gradients import RowLosses
 from edgelora.engine.inject import adapter_tensors, trainable_parameters
 from edgelora.engine.optimizer import make_optimizer
-from edgelora.errors import ModelError
 from edgelora.layers import FrozenLinear
 from edgelora.layers.authoring import SummingCombiner
 from edgelora.options import Options
@@ -86,8 +85,16 @@ def step_cost(model: Any, layers: Mapping[str, nn.Module], plan: Plan, rows: Row
     ledger = Ledger(_Shapes(model))
     learned = list(trainable_parameters(layers).values())
     model.train()
+    cannot = f"a step of {type(model).__name__} cannot be taken on shapes alone"
     try:
-        with _device(model), EverythingHolds(), flash_attention(), ledger, _labelled(ledger, learned):
+        with (
+            on_shapes(cannot, plan),
+            _device(model),
+            EverythingHolds(),
+            FlashAttention(),
+            ledger,
+            _labelled(ledger, learned),
+        ):
             combiner: LossCombiner = plan.build("loss_combiner")
             run = TrainingRun(plan.recipe.train.max_steps or MANY_STEPS, plan.recipe.train.seed, plan.tasks)
             combiner.attach(run)
@@ -99,12 +106,6 @@ def step_cost(model: Any, layers: Mapping[str, nn.Module], plan: Plan, rows: Row
             with ledger.part("scratch"):
                 loss.backward()
             del kept
-    except (RuntimeError, NotImplementedError) as error:
-        raise ModelError(
-            f"a step of {type(model).__name__} cannot be taken on shapes alone: "
-            f"{str(error).strip().splitlines()[0]}",
-            fix="measure it instead: edgelora estimate RECIPE --measure",
-        ) from error
     finally:
         ledger.close()
         for parameter in learned:

@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from edgelora.engine.base import first_line
+from edgelora.errors import EdgeloraError, ModelError
+from edgelora.plan import Plan
 
 aten = torch.ops.aten
 
@@ -41,23 +46,52 @@ class EverythingHolds(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@contextmanager
-def flash_attention() -> Iterator[None]:
+class FlashAttention(TorchFunctionMode):
     """Inside, attention of meta tensors is that of the kernel which keeps no (tokens × tokens) scores.
 
-    Real tensors get that kernel by themselves; for meta tensors torch takes the plain form. Its function is
-    replaced by name, because a function mode is not in force while a backward pass computes a block again.
+    Real tensors get that kernel by themselves; for meta tensors torch takes the plain form. No mode of this
+    kind is in force in a backward pass: a block that is computed again there has to enter one itself.
     """
-    plain = functional.scaled_dot_product_attention
 
-    def attention(query: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        return (_flash if query.is_meta else plain)(query, *arguments, **options)
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """One function."""
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention:
+            query = args[0] if args else kwargs["query"]
+            if query.is_meta:
+                return _flash(*args, **kwargs)
+        return func(*args, **kwargs)
 
-    functional.scaled_dot_product_attention = attention
+
+@contextmanager
+def on_shapes(cannot: str, plan: Plan) -> Iterator[None]:
+    """Tell whatever code fails inside, for want of values, by one error with a way out.
+
+    Args:
+        cannot: What could not be done, in words.
+        plan: Of the run.
+
+    Raises:
+        ModelError: Something other than an `EdgeloraError` was raised: architectures and adapters are other
+            people's code, and say in their own ways that a tensor has no values.
+    """
     try:
         yield
-    finally:
-        functional.scaled_dot_product_attention = plain
+    except EdgeloraError:
+        raise
+    except Exception as error:
+        fix = "measure it instead: edgelora estimate RECIPE --measure"
+        if plan.recipe.memory_budget is not None:
+            fix += (
+                "; to train, leave memory_budget out and set train.streamed or gradient_checkpointing instead"
+            )
+        raise ModelError(f"{cannot}: {first_line(error)}", fix=fix) from error
 
 
 def _flash(

@@ -97,6 +97,42 @@ def test_a_quantized_base_is_told_to_be_prepared(plan, around):
     assert choose_placement(made, prepared).placement.name == "streamed"
 
 
+def test_one_possible_change_is_tried(plan, around):
+    small = {"batch_size": 1, "optimizer": "adamw-8bit", "adapter_dtype": "bfloat16", "max_length": 32}
+    made = plan(small, derivative="qlora", memory_budget="1TiB")
+    around = replace(around, rows=Rows(1, 32, padded=False))
+    streamed = replace(alternatives(made)[-1], loss_rows=16)
+    budget = predict(made, replace(around, prepared=True), streamed).peak
+    with pytest.raises(MemoryBudgetExceeded) as raised:
+        choose_placement(plan(small, derivative="qlora", memory_budget=budget), around)
+    assert raised.value.fix.startswith("prepare the base")
+
+
+def test_any_two_changes_are_tried_together(plan, around):
+    # Of batch size, optimizer, dtype and length, the first and the last are what is needed.
+    made = plan({"batch_size": 4}, memory_budget="1TiB")
+    fewer = replace(around, rows=Rows(1, 32, padded=False))
+    budget = predict(made, fewer, replace(alternatives(made)[-1], loss_rows=16)).peak + 50_000
+    with pytest.raises(MemoryBudgetExceeded) as raised:
+        choose_placement(plan({"batch_size": 4}, memory_budget=budget), around)
+    assert "train.batch_size=1" in raised.value.fix
+    assert "train.max_length=" in raised.value.fix
+    assert "optimizer" not in raised.value.fix
+
+
+def test_a_change_that_a_part_refuses_is_not_named(plan, around):
+    # AdaLoRA prunes to 8 per site, so it cannot start with 4.
+    made = plan(
+        {"max_steps": 1000, "batch_size": 4},
+        derivative="adalora",
+        adapter={"rank": 16},
+        rank_scheduler={"target_rank": 8},
+        memory_budget="1KiB",
+    )
+    with pytest.raises(MemoryBudgetExceeded, match="the least this run takes"):
+        choose_placement(made, around)
+
+
 def test_what_nothing_helps_is_said(plan, around):
     with pytest.raises(MemoryBudgetExceeded) as raised:
         choose_placement(plan(memory_budget=1000), around)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional
 
 from edgelora.engine.base import load_base
 from edgelora.engine.checkpointing import enable_checkpointing
@@ -164,6 +165,38 @@ def test_an_architecture_that_needs_values_is_told_to_be_measured(plan, monkeypa
     monkeypatch.setattr(shapes.model.base_model, "forward", forward)
     with pytest.raises(ModelError, match=r"cannot be taken on shapes alone.*\n.*--measure"):
         step_cost(shapes.model, layers, made, ROWS)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, TypeError, AttributeError, ValueError])
+def test_whatever_an_architecture_raises_is_told_in_one_way(plan, monkeypatch, error):
+    made = plan(memory_budget="1GiB")
+    shapes = make_shape_model(made, read_config(made.recipe.base), torch.float32)
+    with torch.device("meta"):
+        layers = inject(shapes.model, made)
+
+    def forward(*arguments, **options):
+        raise error  # without a message
+
+    monkeypatch.setattr(shapes.model.base_model, "forward", forward)
+    with pytest.raises(ModelError, match=f"shapes alone: {error.__name__}\n") as caught:
+        step_cost(shapes.model, layers, made, ROWS)
+    assert "leave memory_budget out and set train.streamed" in caught.value.fix
+
+
+def test_other_threads_see_nothing_of_an_estimate(plan, monkeypatch):
+    made = plan({"gradient_checkpointing": True})
+    shapes = make_shape_model(made, read_config(made.recipe.base), torch.float32)
+    with torch.device("meta"):
+        layers = inject(shapes.model, made)
+    before, forward, seen = functional.scaled_dot_product_attention, shapes.model.base_model.forward, []
+
+    def look(*arguments, **options):
+        seen.append(functional.scaled_dot_product_attention)
+        return forward(*arguments, **options)
+
+    monkeypatch.setattr(shapes.model.base_model, "forward", look)
+    step_cost(shapes.model, layers, made, ROWS)
+    assert set(seen) == {before}
 
 
 def test_settings_are_changed_in_a_copy(plan):
