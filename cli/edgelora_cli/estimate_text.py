@@ -65,7 +65,10 @@ def _memory(found: Estimate) -> str:
 
 
 def _compared(found: Estimate, measured: Measured) -> str:
-    (predicted,) = [each for each in found.memory if each.placement.name == measured.placement]
+    # What a budget chose has loss rows of its own.
+    chosen = getattr(found.choice, "memory", None)
+    memory = found.memory if chosen is None else [chosen]
+    (predicted,) = [each for each in memory if each.placement.name == measured.placement]
     pairs = {
         "while loading": (predicted.loading, measured.loading),
         "a step": (predicted.stepping, measured.stepping),

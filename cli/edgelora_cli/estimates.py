@@ -62,12 +62,13 @@ def estimate(recipe: Path, measure: bool, changes: tuple[str, ...], threads: int
         taken = measure_step(plan, rows_of(plan, data_of(plan))[0])
         emit({"measured": _measured(taken)}, measured_text(taken))
         return
-    measured = measure_step(plan, found.rows) if measure else None
+    measured = measure_step(found.settled(plan), found.rows) if measure else None
     emit(_document(found, measured), estimate_text(found, measured))
 
 
 def _document(found: Estimate, measured: Measured | None) -> dict[str, Any]:
-    document = asdict(found)
+    document = asdict(found) | {"budget": found.budget}
+    del document["choice"]
     for each, memory in zip(document["memory"], found.memory, strict=True):
         each |= {"placement": asdict(memory.placement), "name": memory.placement.name}
         each |= {"peak": memory.peak, "stepping": memory.stepping, "anonymous": memory.anonymous}

@@ -484,6 +484,13 @@ class MemoryBudgetExceeded(EdgeloraError):
     exit_code = 8
 
 
+class OutOfMemory(EdgeloraError):
+    """The system killed a process that edgelora had started, for its memory."""
+
+    id = "out-of-memory"
+    exit_code = 8
+
+
 # 9: offline
 
 

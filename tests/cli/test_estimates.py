@@ -80,6 +80,23 @@ def test_what_cannot_run_on_shapes_is_measured(edgelora, recipe, monkeypatch):
     assert ran.exit_code == 0, ran.err
     assert ran.document["measured"]["peak"] > 0
     assert "a step cannot be taken on shapes alone" in ran.err
+    # A budget cannot choose without shapes, and what it would choose is not needed to measure.
+    ran = edgelora("estimate", recipe, "--measure", "--json", "--set", "memory_budget=1MiB")
+    assert ran.exit_code == 0, ran.err
+
+
+def test_what_a_budget_chose_is_measured(edgelora, recipe, tmp_path, monkeypatch):
+    # Whatever a process imports may print; that is not its answer.
+    (tmp_path / "sitecustomize.py").write_text("print('hello')\n")
+    path = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [path])]))
+    changes = ("--set", "memory_budget=64GiB", "--set", "train.loss_rows=64")
+    ran = edgelora("estimate", recipe, "--measure", "--json", *changes)
+    assert ran.exit_code == 0, ran.err
+    assert ran.document["measured"]["placement"] == "resident"
+    ran = edgelora("estimate", recipe, "--measure", "--set", "memory_budget=1MiB")
+    assert ran.exit_code == 8
+    assert "memory_budget is 1.00 MiB, and the least" in ran.err
 
 
 def test_there_is_nothing_to_measure_without_weights(edgelora, recipe):

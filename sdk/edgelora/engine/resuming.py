@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgelora.errors import ResumeMismatch
+from edgelora.recipe import TrainSettings
 
 FREE_TO_CHANGE = {
     ("recipe", "out"),
@@ -22,10 +23,14 @@ FREE_TO_CHANGE = {
 def compare_plans(stored: dict[str, Any], current: dict[str, Any]) -> None:
     """Refuse to resume with another plan than the run was started with.
 
+    A setting that the stored plan lacks is newer than the run, which went by what is now its default.
+
     Raises:
         ResumeMismatch: A key differs that steers training; the message has both values.
     """
     before, now = dict(_flat(stored)), dict(_flat(current))
+    for key, value in _flat({"recipe": {"train": TrainSettings().model_dump(mode="json")}}):
+        before.setdefault(key, value)
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and not any(key[: len(free)] == free for free in FREE_TO_CHANGE):
             name = ".".join(key)

@@ -13,6 +13,7 @@ from tiny_models import save_llama
 
 from edgelora.engine import run_folder
 from edgelora.engine.report import PlainReporter, QuietReporter
+from edgelora.engine.resuming import compare_plans
 from edgelora.engine.train import Outcome
 from edgelora.errors import (
     CheckpointError,
@@ -160,6 +161,17 @@ def test_resuming_another_recipe_is_refused_by_name(recipe, registry):
     run(recipe(), registry)
     with pytest.raises(ResumeMismatch, match=r"recipe\.train\.learning_rate = 0\.01, and now it is 0\.02"):
         run(recipe({"learning_rate": 0.02}), registry, resume=True)
+
+
+def test_settings_that_a_stored_plan_does_not_know_had_their_defaults(plan):
+    current = plan().as_document()
+    stored = plan().as_document()
+    for name in ("fused", "packing", "streamed"):
+        del stored["recipe"]["train"][name]
+    del stored["recipe"]["memory_budget"]
+    compare_plans(stored, current)
+    with pytest.raises(ResumeMismatch, match=r"train\.packing = False, and now it is True"):
+        compare_plans(stored, plan({"packing": True}).as_document())
 
 
 def test_resuming_on_other_software_is_refused_by_name(recipe, registry, monkeypatch):

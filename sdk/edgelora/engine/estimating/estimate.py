@@ -13,7 +13,7 @@ import torch
 from edgelora.engine.base import default_device, load_tokenizer, locate_base, resolve_dtype
 from edgelora.engine.conditions import fix_conditions
 from edgelora.engine.data import Dataset, StepOrder, load_dataset
-from edgelora.engine.estimating.budget import choose_placement
+from edgelora.engine.estimating.budget import Choice, choose_placement
 from edgelora.engine.estimating.memory import Memory, Surroundings, predict
 from edgelora.engine.estimating.placement import alternatives, why_not_streamed
 from edgelora.engine.estimating.rate import product_rate
@@ -68,7 +68,7 @@ class Estimate:
         rows: The largest micro-batch.
         assumed: Where the length of its rows is from, in words.
         memory: For each placement the recipe leaves open, in the order of their speed.
-        budget: What the recipe's memory budget would choose, or why it would refuse; None without one.
+        choice: What the recipe's memory budget would choose, or why it would refuse; None without one.
         why_not_streamed: What keeps this base from being streamed as it is; None where nothing does.
         disk: Bytes on disk.
         durations: By the name of the placement.
@@ -80,13 +80,30 @@ class Estimate:
     rows: Rows
     assumed: str
     memory: Sequence[Memory]
-    budget: str | None
+    choice: Choice | MemoryBudgetExceeded | None
     why_not_streamed: str | None
     disk: Disk
     durations: Mapping[str, Duration]
     parameters: int
     trainable: int
     device: str
+
+    @property
+    def budget(self) -> str | None:
+        """The choice, in words."""
+        if self.choice is None:
+            return None
+        return self.choice.reason if isinstance(self.choice, Choice) else str(self.choice)
+
+    def settled(self, plan: Plan) -> Plan:
+        """The plan as training carries it out.
+
+        Raises:
+            MemoryBudgetExceeded: It has a memory budget, and would not be carried out.
+        """
+        if isinstance(self.choice, MemoryBudgetExceeded):
+            raise self.choice
+        return plan if self.choice is None else self.choice.placement.apply(plan)
 
 
 def estimate(plan: Plan) -> Estimate:
@@ -106,7 +123,7 @@ def estimate(plan: Plan) -> Estimate:
         rows=rows,
         assumed=assumed,
         memory=memory,
-        budget=_budget(plan, around),
+        choice=_choice(plan, around),
         why_not_streamed=why_not_streamed(plan, prepared=around.prepared),
         disk=_disk(plan, memory[0]),
         durations=_durations(plan, dataset, around, memory, device),
@@ -163,13 +180,13 @@ def data_of(plan: Plan) -> Dataset | None:
     return load_dataset(plan.recipe.data, load_tokenizer(folder), max_length=plan.recipe.train.max_length)
 
 
-def _budget(plan: Plan, around: Surroundings) -> str | None:
+def _choice(plan: Plan, around: Surroundings) -> Choice | MemoryBudgetExceeded | None:
     if plan.recipe.memory_budget is None:
         return None
     try:
-        return choose_placement(plan, around).reason
+        return choose_placement(plan, around)
     except MemoryBudgetExceeded as error:
-        return str(error)
+        return error
 
 
 def _durations(

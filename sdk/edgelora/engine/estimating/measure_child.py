@@ -11,6 +11,7 @@ from array import array
 from pathlib import Path
 from typing import Any
 
+from edgelora.engine.allocator import return_freed_memory
 from edgelora.engine.data import Dataset, Row
 from edgelora.engine.data.report import DataReport
 from edgelora.engine.estimating.placement import Placement
@@ -27,11 +28,14 @@ STEPS = 2
 
 
 def main() -> None:
-    """Read a plan and rows from standard input, and write what was measured to standard output."""
+    """Read a plan, rows and a path from standard input, and write what was measured there."""
     given = json.load(sys.stdin)
+    if given["returned"]:
+        return_freed_memory()
     plan = plan_from_document(given["plan"], Registry.discover())
     with tempfile.TemporaryDirectory(prefix="edgelora-estimate-") as folder:
-        print(json.dumps(_measure(plan, given["rows"], Path(folder))))
+        measured = _measure(plan, given["rows"], Path(folder))
+    Path(given["answer"]).write_text(json.dumps(measured))
 
 
 def _measure(plan: Plan, rows: dict[str, Any], folder: Path) -> dict[str, Any]:

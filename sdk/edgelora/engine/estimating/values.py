@@ -85,7 +85,7 @@ def on_shapes(cannot: str, plan: Plan) -> Iterator[None]:
         yield
     except EdgeloraError:
         raise
-    except Exception as error:
+    except Exception as error:  # other people's code says it in its own way
         fix = "measure it instead: edgelora estimate RECIPE --measure"
         if plan.recipe.memory_budget is not None:
             fix += (
