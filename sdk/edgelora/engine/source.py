@@ -8,6 +8,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from edgelora.capabilities import WantsSource
+from edgelora.engine.bare_names import model_names
 from edgelora.errors import ModelError
 from edgelora.known_bases import recall_source
 from edgelora.manifest.base_identity import identify_base, weights_files
@@ -73,8 +74,7 @@ class SourceWeights:
             ModelError: No tensor of that name is stored: the model was built from other tensors.
         """
         wanted = f"{name}.weight"
-        # A file of a bare backbone leaves out the prefix under which the model holds it.
-        stored = next((each for each in self.files if each == wanted or wanted.endswith(f".{each}")), None)
+        stored = model_names(self.files, name.partition(".")[0]).get(wanted)
         if stored is None:
             raise ModelError(
                 f"{self.folder} stores no tensor {wanted}, which this adapter needs unquantized",

@@ -22,6 +22,8 @@ from edgelora.manifest.tensors import MAX_BASE_HEADER, TensorEntry, read_header
 
 READ_AHEAD_BYTES = 1024 * 1024
 """Asked for at once: Linux reads no more of one request than its read-ahead window, and drops the rest."""
+MAX_COPIED_BYTES = 1024 * 1024
+"""Of a tensor that does not start where one of its dtype may, and is copied into memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class MappedFiles:
 
     Raises:
         TensorFileError: One of them is no sound safetensors file.
-        ModelError: A tensor is in two of them, or of a dtype torch does not have.
+        ModelError: A tensor is in two of them, of a dtype torch does not have, or large and not aligned.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -163,6 +165,12 @@ def _view(mapped: mmap.mmap, entry: TensorEntry, name: str, path: Path) -> Tenso
     if count == 0:
         return torch.empty(entry.shape, dtype=dtype)
     if entry.start % dtype.itemsize:
+        if count * dtype.itemsize > MAX_COPIED_BYTES:
+            raise ModelError(
+                f"tensor {name} of {path} starts at byte {entry.start}, where no {entry.dtype} can be read "
+                "in place, and a copy would stay in memory",
+                fix=f"write it aligned: edgelora bases prepare {path.parent} --quantizer NAME",
+            )
         flat = torch.frombuffer(mapped, dtype=torch.uint8, count=count * dtype.itemsize, offset=entry.start)
         return flat.clone().view(dtype).view(entry.shape)
     return torch.frombuffer(mapped, dtype=dtype, count=count, offset=entry.start).view(entry.shape)

@@ -13,6 +13,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from edgelora.engine.bare_names import model_names
 from edgelora.engine.inject import is_named, matching, plain_linears, replace_module
 from edgelora.engine.mapped.files import MappedFiles
 from edgelora.errors import ModelError
@@ -87,10 +88,8 @@ class _Stored:
 
     def __init__(self, tensors: Mapping[str, Tensor], model: Any, folder: Path) -> None:
         self.folder = folder
-        # A file of a bare backbone leaves out the prefix under which the model holds it.
-        prefix = f"{model.base_model_prefix}."
-        bare = not any(name.startswith(prefix) for name in tensors)
-        self.left = {(prefix + name if bare else name): tensor for name, tensor in tensors.items()}
+        names = model_names(tensors, model.base_model_prefix)
+        self.left = {name: tensors[stored] for name, stored in names.items()}
         self.of_module: dict[str, dict[str, str]] = {}
         for name in self.left:
             parts = name.split(".")

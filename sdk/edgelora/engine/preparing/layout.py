@@ -26,6 +26,7 @@ class Layout:
         quantized: Names of the linears that are quantized.
         kept: Names of the linears that are not: the output head, and those of ``skip_modules``.
         tied: For each tensor that is not in ``shapes``, such as ``lm_head.weight``, the one it is tied to.
+        prefix: Of the names of the backbone's tensors, without a dot.
         unused: Patterns of names that older files hold and the model has no use for.
     """
 
@@ -34,6 +35,7 @@ class Layout:
     quantized: frozenset[str]
     kept: tuple[str, ...]
     tied: Mapping[str, str]
+    prefix: str
     unused: tuple[str, ...]
 
 
@@ -73,7 +75,9 @@ def layout_of(config: Any, skip_modules: tuple[str, ...] = ()) -> Layout:
     for name in shapes:
         groups.setdefault(_group(name, own), []).append(name)
     unused = tuple(model._keys_to_ignore_on_load_unexpected or ())
-    return Layout(shapes, tuple(map(tuple, groups.values())), quantized, (*skipped, *heads), tied, unused)
+    shards = tuple(map(tuple, groups.values()))
+    kept = (*skipped, *heads)
+    return Layout(shapes, shards, quantized, kept, tied, model.base_model_prefix, unused)
 
 
 def _group(name: str, own: set[str]) -> str:

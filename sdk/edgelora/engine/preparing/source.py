@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgelora.engine.bare_names import model_names
 from edgelora.engine.base import read_config
 from edgelora.engine.preparing.layout import Layout, layout_of
 from edgelora.engine.preparing.names import BESIDE
@@ -133,16 +134,15 @@ def _first_float(stored: dict[str, StoredTensor]) -> torch.dtype:
 
 def _by_name(folder: Path, stored: dict[str, StoredTensor], layout: Layout) -> dict[str, StoredTensor]:
     tensors = {}
+    stored = {name: stored[key] for name, key in model_names(stored, layout.prefix).items()}
     for name, shape in layout.shapes.items():
-        # A file of a bare backbone leaves out the prefix under which the model holds it.
-        key = next((each for each in (name, name.partition(".")[2]) if each in stored), None)
-        if key is None:
+        if name not in stored:
             raise _unlike(folder, f"holds no tensor {name}")
-        if stored[key].entry.shape != shape:
+        if stored[name].entry.shape != shape:
             raise _unlike(
-                folder, f"holds {name} with the shape {stored[key].entry.shape_text}, not {list(shape)}"
+                folder, f"holds {name} with the shape {stored[name].entry.shape_text}, not {list(shape)}"
             )
-        tensors[name] = stored.pop(key)
+        tensors[name] = stored.pop(name)
     for name, tensor in stored.items():
         twin = layout.tied.get(name)
         if twin is None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from edgelora.engine.mapped import MappedFiles, Pages
+from edgelora.engine.mapped.files import MAX_COPIED_BYTES
 from edgelora.errors import ModelError
 
 TENSORS = {
@@ -51,6 +52,21 @@ def test_a_tensor_at_an_odd_place_is_read_all_the_same(tmp_path):
     found = MappedFiles([path]).tensors["a"]
     assert found.tolist() == [1.5, -2.0]
     assert found.data_ptr() % 4 == 0
+
+
+def test_a_large_tensor_at_an_odd_place_is_refused_instead_of_copied(tmp_path):
+    size = MAX_COPIED_BYTES + 4
+    header = {
+        "odd": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+        "a": {"dtype": "F32", "shape": [size // 4], "data_offsets": [1, 1 + size]},
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path = tmp_path / "one.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(1 + size))
+    with pytest.raises(ModelError, match=r"tensor a of .* starts at byte \d+, where no F32") as caught:
+        MappedFiles([path])
+    assert f"edgelora bases prepare {tmp_path}" in caught.value.fix
 
 
 def test_one_name_in_two_files_is_refused(tmp_path):
