@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class Job:
         settings = self.plan.recipe.train
         self.conditions = fix_conditions(settings, self.accelerator.device, self.accelerator.num_processes)
         named = "micro" if self.plan.recipe.base == "micro" else None
-        self.base_state = state_of_base(self.place)
+        self.check_base = partial(check_base_unchanged, self.place, state_of_base(self.place))
         self.identity = identify_base(self.place, repo=named)
         checkpoint = None
         if resume:
@@ -129,7 +130,7 @@ class Job:
         """The frozen base, quantized as it is read; refused if it changed since it was identified."""
         self.reporter.message(f"loading base {self.plan.recipe.base}")
         model = base.load_base(self.plan, self.accelerator.device)
-        check_base_unchanged(self.place, self.base_state)
+        self.check_base()
         if self.plan.recipe.train.is_checkpointed:
             enable_checkpointing(model)
         return model
@@ -145,7 +146,7 @@ class Job:
         """Adapt the model; the seed is set before the adapter draws its start."""
         seed_everything(self.plan.recipe.train.seed, step=-1)
         layers = inject.inject(model, self.plan, self.adapter, source_for(self.adapter, self.place))
-        check_base_unchanged(self.place, self.base_state)
+        self.check_base()
         # Quantizing and starting adapters leave holes between what stays, more than a step would fill.
         return_holes()
         count = sum(parameter.numel() for parameter in inject.trainable_parameters(layers).values())
@@ -192,6 +193,7 @@ class Job:
                 "base": _digests(self.identity),
             },
             evaluate=lambda: self.evaluate(model, layers, dataset),
+            check_base=self.check_base,
         )
         outcome = train.train(model, layers, self.plan, dataset, around, checkpoint)
         self.tokens, self.steps, self.rank_pattern = outcome.tokens, outcome.steps, outcome.rank_pattern
@@ -219,7 +221,12 @@ class Job:
         base_measurements: Mapping[str, Measurement],
         measurements: Mapping[str, Measurement],
     ) -> Manifest:
-        """Write the adapter directory; of several processes, the main one does."""
+        """Write the adapter directory; of several processes, the main one does.
+
+        Raises:
+            ModelError: The files of the base changed since it was identified.
+        """
+        self.check_base()
         if self.accelerator.is_main_process:
             model.eval()
             if layers and not changes_something(layers, len(dataset.tasks)):

@@ -42,6 +42,8 @@ class Surroundings:
     """Stored in every checkpoint, to be compared at resumption: conditions, plan, digest of the data."""
     evaluate: Callable[[], dict[str, Measurement]]
     """Measures the model as it stands."""
+    check_base: Callable[[], None]
+    """Raises `ModelError` if the base's files changed; its weights may be read from them at any time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ def train(
         NonFiniteLoss: The loss became NaN or infinite; names the step and the rows.
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint was saved.
         DiskFull: A checkpoint could not be written; the one before is intact.
+        ModelError: The files of the base changed; no checkpoint was written since.
     """
     loop = TrainingLoop(model, layers, plan, dataset, around)
     # Only now does an earlier run give way: what is wrong with recipe, base or data was told before.
@@ -213,7 +216,12 @@ class TrainingLoop:
         return (step + 1) % self.save_every == 0 or step + 1 == self.total
 
     def save(self, step: int) -> None:
-        """Write a checkpoint of everything that changes."""
+        """Write a checkpoint of everything that changes, if the base it belongs to did not.
+
+        Raises:
+            ModelError: The files of the base changed.
+        """
+        self.around.check_base()
         self.around.accelerator.wait_for_everyone()
         if self.around.accelerator.is_main_process:
             content = {

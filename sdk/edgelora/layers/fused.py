@@ -35,6 +35,10 @@ def add_low_rank(base: FrozenLinear, x: Tensor, factors: Factors) -> Tensor:
     return y
 
 
+class Onlooker:
+    """A forward pre-hook of a base that changes no input, and so does not keep it from being `is_plain`."""
+
+
 def is_plain(base: nn.Module) -> bool:
     """Whether the gradient of what ``base`` computes is its `input_gradient`, and nobody listens to it."""
     if not isinstance(base, FrozenLinear):
@@ -47,7 +51,8 @@ def is_plain(base: nn.Module) -> bool:
             or issubclass(_definer(kind, "input_gradient"), _definer(kind, "forward"))
         )
         and "forward" not in vars(base)
-        and not (base._forward_hooks or base._forward_pre_hooks)
+        and not base._forward_hooks
+        and all(isinstance(hook, Onlooker) for hook in base._forward_pre_hooks.values())
         and not (base._backward_hooks or base._backward_pre_hooks)
     )
 

@@ -1,4 +1,4 @@
-"""Whether a base model's files stay the same from when they are identified until they are loaded."""
+"""Whether a base model's files stay the same from when they are identified until they are last read."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_base_unchanged(folder: Path, before: Mapping[str, FileState]) -> None:
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     if changed:
         raise ModelError(
-            f"{folder / changed[0]} changed between the check of the base and its loading",
+            f"{folder / changed[0]} changed since the base was checked",
             fix="see who writes there; repeat when nobody does",
         )
 

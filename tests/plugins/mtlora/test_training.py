@@ -49,7 +49,9 @@ class Loop:
         job.begin(resume=False, overwrite=False)
         self.dataset, model = job.load_data(), job.load_base()
         self.layers = job.inject(model)
-        around = Surroundings(job.accelerator, job.folder, QuietReporter(), job.tokenizer, {}, dict)
+        around = Surroundings(
+            job.accelerator, job.folder, QuietReporter(), job.tokenizer, {}, dict, job.check_base
+        )
         self.loop = TrainingLoop(model, self.layers, plan, self.dataset, around)
 
     def tasks_of(self, step):

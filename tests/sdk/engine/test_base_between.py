@@ -14,7 +14,7 @@ from edgelora.errors import ModelError
 from edgelora.run import run
 
 LOAD = base.load_base
-CHANGED = "changed between the check of the base and its loading"
+CHANGED = "changed since the base was checked"
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def swapped(folder: Path) -> None:
 def test_any_change_of_what_is_loaded_is_refused(folder: Path, change: Callable[[Path], None]) -> None:
     before = state_of_base(folder)
     change(folder)
-    with pytest.raises(ModelError, match="changed between the check of the base and its loading") as caught:
+    with pytest.raises(ModelError, match="changed since the base was checked") as caught:
         check_base_unchanged(folder, before)
     assert caught.value.fix == "see who writes there; repeat when nobody does"
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from edgelora.engine.mapped.files import MappedFiles, Pages
+from edgelora.layers.fused import Onlooker
 
 
 class Holder(Protocol):
@@ -37,12 +38,13 @@ class Residency:
         self.last = len(blocks) - 1
         self.place = -1
         for place, block in enumerate(blocks):
-            enter = partial(self._enter, place)
+            enter = _Enter(self, place)
             # Gradient checkpointing of transformers recomputes what is in a block, not the call of the block.
             for part in (block, *block.children()):
                 part.register_forward_pre_hook(enter)
 
-    def _enter(self, place: int, module: nn.Module, inputs: Any) -> None:
+    def enter(self, place: int) -> None:
+        """Have a block held that is about to compute."""
         if place != self.place:
             following, self.place = self._following(place), place
             self.holder.hold(place, following)
@@ -61,6 +63,17 @@ class Residency:
 
     def __reduce__(self) -> tuple[type[Residency], tuple[tuple[()], _Nothing]]:
         return Residency, ((), _Nothing())
+
+
+@dataclass(frozen=True, slots=True)
+class _Enter(Onlooker):
+    """Goes before whatever of a block computes first; often a linear that an adapter wraps."""
+
+    residency: Residency
+    place: int
+
+    def __call__(self, module: nn.Module, inputs: Any) -> None:
+        self.residency.enter(self.place)
 
 
 class _Nothing:

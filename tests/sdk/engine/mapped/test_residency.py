@@ -17,6 +17,8 @@ from edgelora.engine.mapped.blocks import decoder_blocks
 from edgelora.engine.mapped.residency import Residency
 from edgelora.errors import ModelError
 from edgelora.layers import FrozenLinear
+from edgelora.layers.fused import add_low_rank, is_plain
+from edgelora.protocols import Factors
 
 
 class Log:
@@ -109,6 +111,18 @@ def test_the_blocks_of_any_architecture_are_found(make, where):
     model = make()
     freeze(model)
     assert decoder_blocks(model) == list(model.get_submodule(where))
+
+
+def test_linears_that_are_entered_are_still_plain_and_a_fused_one_is_entered():
+    model, log = opt(), Log()
+    freeze(model)
+    blocks = decoder_blocks(model)
+    Residency(blocks, log)
+    assert all(is_plain(part) for part in (blocks[0].fc1, blocks[0].fc2, blocks[0].self_attn.q_proj))
+    add_low_rank(blocks[2].fc1, torch.ones(1, 32), Factors(torch.ones(2, 32), torch.ones(16, 2), 1.0))
+    assert [place for place, _ in log.held] == [2]
+    blocks[0].fc1.register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],))
+    assert not is_plain(blocks[0].fc1)
 
 
 def test_several_lists_count_as_one_after_the_other_and_a_shared_block_once():

@@ -1,6 +1,7 @@
 """Whole runs over streamed and prepared bases give the adapters of plain runs."""
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -11,7 +12,8 @@ from transformers import AutoModelForCausalLM
 from edgelora.engine.apply import load_adapted, probe_logits
 from edgelora.engine.merge import merge
 from edgelora.engine.report import QuietReporter
-from edgelora.errors import Interrupted
+from edgelora.engine.run_folder import RunFolder
+from edgelora.errors import Interrupted, ModelError
 from edgelora.layers.generate import greedy
 from edgelora.run import run
 
@@ -20,6 +22,26 @@ class StopAfterTwoSteps(QuietReporter):
     def step(self, record):
         if record["step"] == 2:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class SomebodyWrites(QuietReporter):
+    """To the last block of the base: after a step, or once the last one is done."""
+
+    def __init__(self, folder, when):
+        self.shard, self.when = max(folder.glob("model-*.safetensors")), when
+
+    def step(self, record):
+        if record["step"] == self.when:
+            self.write()
+
+    def stop(self):
+        if self.when == "at the end":
+            self.write()
+
+    def write(self):
+        data = bytearray(self.shard.read_bytes())
+        data[-1] ^= 1
+        self.shard.write_bytes(data)
 
 
 def adapter(result):
@@ -66,6 +88,21 @@ def test_a_streamed_run_that_was_stopped_is_resumed_bitwise(two_recipes, registr
     with pytest.raises(Interrupted):
         run(streamed, registry, reporter=StopAfterTwoSteps())
     assert_equal(adapter(run(streamed, registry, resume=True)), expected)
+
+
+@pytest.mark.parametrize(("when", "saved"), [(2, [2]), ("at the end", [2, 4, 6])])
+def test_nothing_is_saved_or_published_of_a_base_that_changed_under_the_run(
+    two_recipes, registry, prepared, tmp_path, when, saved
+):
+    folder = shutil.copytree(prepared("nf4"), tmp_path / "base")
+    streamed = two_recipes("qlora", "nf4", save_every=2, keep_checkpoints=9)[1]
+    streamed = streamed.model_copy(update={"base": str(folder)})
+    with pytest.raises(ModelError, match="changed since the base was checked"):
+        run(streamed, registry, reporter=SomebodyWrites(folder, when))
+    run_folder = RunFolder(streamed.out)
+    found = sorted(path.name for path in run_folder.checkpoints.iterdir())
+    assert found == [f"step-{step:06d}.pt" for step in saved]
+    assert not run_folder.adapter.exists()
 
 
 @pytest.mark.parametrize("quantizer", ["none", "nf4", "nf4-icq"])
