@@ -1,7 +1,9 @@
 """What ``edgelora estimate`` predicts, beside what training then takes: peak memory in a fresh process each.
 
 Bases are built with random weights in the shapes of known models, blocks left out. Each case is trained for
-two optimizer steps on rows of exactly the case's length.
+two optimizer steps on rows of exactly the case's length, or of up to it. Judged are the peak, and what the
+process holds of its own above what it held once all was imported: the imports are most of a small peak, and
+are not predicted but looked at. The estimate's constants were measured on other cases than those held out.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Arm, Goal, Report, phase, run_arm
+from harness.memory import memory_of
 
 MIB = 2**20
 SHAPES: dict[str, dict[str, Any]] = {
@@ -68,8 +71,29 @@ CASES: dict[str, dict[str, Any]] = {
     "8b qlora prepared": {
         "base": "llama-8b-2-nf4", "derivative": "qlora", "rows": (1, 128), "budget": "64GiB",
     },
+    "0.5b qlora padded": {
+        "base": "qwen-0.5b-8", "derivative": "qlora", "rows": (2, 192), "train": {"accumulation": 2},
+        "shortest": 48, "held_out": True,
+    },
+    "0.5b qlora packed": {
+        "base": "qwen-0.5b-8", "derivative": "qlora", "rows": (1, 256), "train": {"packing": True},
+        "shortest": 48, "held_out": True,
+    },
+    "0.5b adalora": {
+        "base": "qwen-0.5b-8", "derivative": "adalora", "rows": (1, 128), "held_out": True,
+        "recipe": {"rank_scheduler": {"target_rank": 8}},
+    },
+    "0.5b dora": {"base": "qwen-0.5b-8", "derivative": "dora", "rows": (2, 128), "held_out": True},
 }  # fmt: skip
-"""``rows`` is batch size, tokens. bfloat16 unless said. ``-nf4`` is the base prepared with nf4."""
+"""``rows`` is batch size, tokens. bfloat16 unless said. ``-nf4`` is the base prepared with nf4.
+Rows have one length, or all down to ``shortest``."""
+WHOLE = {
+    "llama-3.1-8b streamed": {
+        "base": "llama-3.1-8b", "derivative": "qlora", "rows": (1, 128), "held_out": True,
+        "train": {"streamed": True, "optimizer": "adamw-8bit", "adapter_dtype": "bfloat16"},
+    },
+}  # fmt: skip
+"""Of prepared bases that are not built here; the machine has to have room for their files."""
 
 
 def build(name: str, folder: str) -> None:
@@ -101,8 +125,11 @@ def recipe_of(case: dict[str, Any], folder: Path, bases: Path) -> dict[str, Any]
     """The recipe of a case, its rows written beside it."""
     batch_size, length = case["rows"]
     rows = folder / f"rows-{length}.jsonl"
-    text = "x" * (2 * length)
-    rows.write_text("".join(json.dumps({"text": f"{number} {text}"}) + "\n" for number in range(32)))
+    shortest = case.get("shortest", length)
+    # Tokens are bytes; what is longer than the recipe's length is cut.
+    sizes = [shortest + (length - shortest) * number // 31 for number in range(32)]
+    texts = ("x" * (2 * length if size == length else size) for size in sizes)
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return {
         "derivative": case.get("derivative", "lora"),
         "base": case["base"] if case["base"] == "micro" else str(bases / case["base"]),
@@ -115,6 +142,7 @@ def recipe_of(case: dict[str, Any], folder: Path, bases: Path) -> dict[str, Any]
             "dtype": case.get("dtype", "bfloat16"), "threads": 1, **case.get("train", {}),
         },
         "out": str(folder / "run"),
+        **case.get("recipe", {}),
     }  # fmt: skip
 
 
@@ -126,6 +154,7 @@ def train(recipe: dict[str, Any]) -> dict[str, int]:
     from edgelora.registry import Registry
 
     job = Job(make_plan(make_recipe(recipe), Registry.discover()))
+    imported = memory_of()["anon"]
     with job.lock():
         job.begin(resume=False, overwrite=True)
         dataset = job.load_data()
@@ -135,7 +164,7 @@ def train(recipe: dict[str, Any]) -> dict[str, int]:
             layers = job.inject(model)
         with phase("steps"):
             job.train(model, layers, dataset, None)
-    return dict(job.peak_bytes)
+    return {**job.peak_bytes, "imported": imported}
 
 
 def predict(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -145,10 +174,13 @@ def predict(recipe: dict[str, Any]) -> dict[str, Any]:
     from edgelora.recipe import make_recipe
     from edgelora.registry import Registry
 
-    found = estimate(make_plan(make_recipe(recipe), Registry.discover())).memory[0]
+    plan = make_plan(make_recipe(recipe), Registry.discover())
+    plan.build("quantizer"), plan.build("adapter")
+    imported = memory_of()["anon"]
+    found = estimate(plan).memory[0]
     return {
         "peak": found.peak, "loading": found.loading, "stepping": found.stepping,
-        "anonymous": found.anonymous, "parts": dict(found.parts),
+        "anonymous": found.anonymous, "imported": imported, "parts": dict(found.parts),
     }  # fmt: skip
 
 
@@ -160,8 +192,10 @@ def compare(name: str, case: dict[str, Any], bases: Path) -> dict[str, Any]:
         done = run_arm(Arm(f"{name}, measured", train, {"recipe": recipe}))
     loading, steps = done["phases"]["load"]["peaks"], done["phases"]["steps"]["peaks"]
     measured = max(loading["peak_rss"], steps["peak_rss"])
+    above = steps["anon"] - done["result"]["imported"]
     return {
         "case": name,
+        "held out": bool(case.get("held_out")),
         "batch × tokens": "{} × {}".format(*case["rows"]),
         "predicted MiB": said["peak"] / MIB,
         "measured MiB": measured / MIB,
@@ -172,6 +206,9 @@ def compare(name: str, case: dict[str, Any], bases: Path) -> dict[str, Any]:
         "measured ": steps["peak_rss"] / MIB,
         "anonymous: predicted": said["anonymous"] / MIB,
         "measured  ": steps["anon"] / MIB,
+        "own above imports: predicted": (said["anonymous"] - said["imported"]) / MIB,
+        "measured   ": above / MIB,
+        "ratio ": (said["anonymous"] - said["imported"]) / above,
     }
 
 
@@ -179,33 +216,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="CASE")
+    every = CASES | WHOLE
+    parser.add_argument("--cases", nargs="+", choices=list(every), metavar="CASE")
+    parser.add_argument("--bases", type=Path, help="a folder of prepared bases: adds llama-3.1-8b")
     parser.add_argument("--work", type=Path, help="keep the bases here (8 GB), and use those that are there")
     parser.add_argument("--out", type=Path, help="write the results here as JSON too")
     arguments = parser.parse_args()
     report = Report(
         "estimate_accuracy",
         "Predicted and measured peak memory",
-        {"rank": 16, "threads": 1, "accumulation": 1, "dtype": "bfloat16 unless said"},
+        {"rank": 16, "threads": 1, "accumulation": "1, padded 2", "dtype": "bfloat16 unless said"},
     )
     with tempfile.TemporaryDirectory() as temporary:
         bases = arguments.work or Path(temporary)
         bases.mkdir(parents=True, exist_ok=True)
-        for name in arguments.cases:
-            case = CASES[name]
-            make_base(case["base"], bases)
-            report.rows.append(compare(name, case, bases))
+        there = arguments.bases or bases
+        whole = [name for name, case in WHOLE.items() if (there / case["base"]).is_dir()]
+        for name in arguments.cases or [*CASES, *whole]:
+            case = every[name]
+            if name in CASES:
+                make_base(case["base"], bases)
+            report.rows.append(compare(name, case, bases if name in CASES else there))
             print(json.dumps(report.rows[-1]), file=sys.stderr, flush=True)
-    ratios = [row["ratio"] for row in report.rows]
-    worst = max(ratios, key=lambda ratio: abs(ratio - 1))
-    report.goals.append(
-        Goal(
-            "predicted peak within 10 % of measured, 64 to 512 tokens",
-            f"{min(ratios):.2f} to {max(ratios):.2f} of measured over {len(ratios)} cases",
-            abs(worst - 1) <= 0.1,
-        )
-    )
+    held_out = [row for row in report.rows if row["held out"]]
+    judge(report, "predicted peak within 10 % of measured, 64 to 512 tokens", report.rows, "ratio", 0.1)
+    judge(report, "the same, of cases held out", held_out, "ratio", 0.1)
+    judge(report, "own memory above the imports within 20 % of measured", report.rows, "ratio ", 0.2)
+    judge(report, "the same of it, of cases held out", held_out, "ratio ", 0.2)
     report.finish(arguments.out)
+
+
+def judge(report: Report, goal: str, rows: list[dict[str, Any]], column: str, limit: float) -> None:
+    """Add a goal: all ratios of a column are this close to 1."""
+    ratios = [row[column] for row in rows]
+    if ratios:
+        told = f"{min(ratios):.2f} to {max(ratios):.2f} of measured over {len(ratios)} cases"
+        report.goals.append(Goal(goal, told, max(abs(ratio - 1) for ratio in ratios) <= limit))
 
 
 def make_base(name: str, bases: Path) -> None:
