@@ -42,6 +42,14 @@ def base_folder(base: str) -> Path:
     return folder.absolute()
 
 
+def is_folder(base: str) -> bool:
+    """Whether what a recipe's ``base`` names is in a folder here; what only transformers finds is not."""
+    try:
+        return base_folder(base).is_dir()
+    except BaseNotFound:
+        return False
+
+
 def prepared_at(base: str) -> PreparedBase | None:
     """The record of the prepared base that a recipe's ``base`` names; None where it names another base.
 

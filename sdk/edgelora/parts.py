@@ -40,6 +40,8 @@ class Part:
         starts_elsewhere: Of an adapter: why a model does not compute what its base does when training starts;
             empty where it does.
         needs: Abilities the adapter of the plan must have, as ``"Prunable" -> reason``.
+        keeps_weights: Of a quantizer: its layers are the base's linears as they are, so that they lie in the
+            base's own files; its ``quantization_config()`` is empty.
         kit: Settings with which the conformance kit checks it, where its tiny model and few steps ask for
             others than the kit's: ``{"options": {"every": 1}, "steps": 20}``. Reports show them.
     """
@@ -53,6 +55,7 @@ class Part:
     refuses: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     needs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     starts_elsewhere: str = ""
+    keeps_weights: bool = False
     kit: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 

@@ -13,6 +13,7 @@ def edgelora_quantizers() -> Iterable[Part]:
         target="edgelora_plugins.baseline.quantizer:Unquantized",
         summary="keeps weights as they are",
         abilities=("StockQuantization", "StockTensors"),
+        keeps_weights=True,
     )
 
 

@@ -13,7 +13,7 @@ from edgelora.errors import CombinationError, PlanError
 from edgelora.parts import Kind
 from edgelora.plan.choice import choose_evaluators, choose_part
 from edgelora.plan.part import PlannedPart
-from edgelora.plan.prepared import check_source_is_known, over_prepared
+from edgelora.plan.prepared import check_is_in_files, check_source_is_known, over_prepared
 from edgelora.plan.stated import installed, part_from_document
 from edgelora.plan.text import describe_plan
 from edgelora.recipe import PartChoice, Recipe
@@ -87,7 +87,8 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
         PartNotFound: A name is offered by no plugin that works.
         AmbiguousPart: A bare name is offered by several.
         OptionsError: A part refuses its options.
-        CombinationError: A chosen part refuses another, or the base is prepared with another quantizer.
+        CombinationError: A chosen part refuses another, or the base is prepared with another quantizer, or
+            is to be streamed and must be prepared first.
         PlanError: The recipe leaves something open, lists an evaluator twice, or a part's options do not suit
             the rest of the plan.
         PluginBug: A part breaks a rule of its hook.
@@ -110,6 +111,7 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
     parts = {kind: choose_part(kind, given[kind], origin, registry) for kind in SINGLE_KINDS}
     _check_abilities(parts["adapter"])
     _check_streaming(recipe, parts["adapter"])
+    check_is_in_files(recipe, record, parts["quantizer"])
     if record is not None:
         check_source_is_known(recipe, record, parts["adapter"])
     evaluators = choose_evaluators(recipe, origin, registry)

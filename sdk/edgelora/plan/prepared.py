@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from edgelora.bases import is_folder
 from edgelora.capabilities import WantsSource
 from edgelora.errors import CombinationError, WrongBase
 from edgelora.known_bases import recall_source
@@ -53,6 +54,29 @@ def over_prepared(recipe: Recipe, record: PreparedBase, registry: Registry) -> R
         )
     choice = PartChoice(name=f"{kept.plugin}:{kept.name}", **chosen.options.model_dump(mode="json"))
     return recipe.model_copy(update={"quantizer": choice, "skip_modules": record.skip_modules})
+
+
+def check_is_in_files(recipe: Recipe, record: PreparedBase | None, quantizer: PlannedPart) -> None:
+    """Refuse to stream a base that a quantizer changes and that is not prepared.
+
+    A base that is not in a folder here, such as a Hub id in a cache, is left to when it is loaded.
+
+    Raises:
+        CombinationError: As said.
+    """
+    if not recipe.train.streamed or record is not None or quantizer.part.keeps_weights:
+        return
+    if is_folder(recipe.base):
+        raise not_in_files(recipe.base, quantizer.name)
+
+
+def not_in_files(base: str, quantizer: str) -> CombinationError:
+    """That a base cannot be streamed, because its files do not hold what a quantizer makes of it."""
+    return CombinationError(
+        f"train.streamed reads each layer from the base's files again and again, and those of {base} hold "
+        f"none that {quantizer} has quantized",
+        fix=f"prepare it first: edgelora bases prepare {base} --quantizer {quantizer}",
+    )
 
 
 def check_source_is_known(recipe: Recipe, record: PreparedBase, adapter: PlannedPart) -> None:

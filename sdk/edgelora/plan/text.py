@@ -87,7 +87,10 @@ def _training(train: TrainSettings) -> str:
         length = f"{train.epochs:g} epochs"
     else:
         length = "one epoch"
+    placed = "streamed" if train.streamed else "checkpointed" if train.gradient_checkpointing else ""
+    extra = "".join(f", {word}" for word in ("packed" if train.packing else "", placed) if word)
     return (
         f"{length} of {train.batch_size} rows × {train.accumulation}, {train.optimizer} at "
-        f"{train.learning_rate:g} {train.schedule}, at most {train.max_length} tokens, seed {train.seed}"
+        f"{train.learning_rate:g} {train.schedule}, at most {train.max_length} tokens, "
+        f"seed {train.seed}{extra}"
     )

@@ -31,6 +31,12 @@ class StockChecks(PartConformance):
         config = self._stock_configuration()
         defect = impurity(dict(config), "quantization_config()")
         require(not defect, defect)
+        keeps = self.found().part.keeps_weights
+        require(
+            keeps == (not config),
+            f"quantization_config() is {dict(config)} and Part(keeps_weights={keeps}): a base is streamed "
+            "from its own files if its quantizer keeps weights, and then transformers is told nothing",
+        )
         if config:
             from transformers import BitsAndBytesConfig
 

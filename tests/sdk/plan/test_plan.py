@@ -515,3 +515,21 @@ def test_an_adapter_that_needs_more_than_two_blocks_is_refused_where_the_base_is
     plan_of(registry, derivative="plain", adapter="wide")
     with pytest.raises(CombinationError, match=rf"'wide' cannot work with train.streamed: .*\({ability}\)"):
         plan_of(registry, derivative="plain", adapter="wide", train={"streamed": True})
+
+
+def test_a_base_that_is_to_be_quantized_is_streamed_only_once_it_is_prepared() -> None:
+    streamed: dict[str, Any] = {"train": {"streamed": True}}
+    problem = "those of micro hold none that four-bit has quantized"
+    fix = "prepare it first: edgelora bases prepare micro --quantizer four-bit"
+    assert_error(CombinationError, problem, fix, derivative="quartet", **streamed)
+    # Where it lies only transformers finds out, and whether it is prepared.
+    plan_of(derivative="quartet", base="OWNER/NAME", **streamed)
+
+
+def test_the_description_tells_how_the_base_is_placed_and_rows_are_packed() -> None:
+    packed = {"packing": True, "gradient_checkpointing": True}
+    text = plan_of(derivative="quartet", train=packed, memory_budget="2gib").describe()
+    assert "seed 3407, packed, checkpointed" in text
+    assert "memory budget   2.00 GiB" in text
+    text = plan_of(derivative="quartet", base="OWNER/NAME", train={"streamed": True}).describe()
+    assert "seed 3407, streamed" in text
