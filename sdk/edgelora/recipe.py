@@ -231,7 +231,9 @@ def _explain(error: ValidationError, where: str) -> tuple[str, str]:
         )
     if first["type"] == "missing":
         return f"{where}: {path!r} is missing", f"add a line '{path}: ...'"
-    return f"{where}: {path or 'the recipe'}: {first['msg']} (got {first['input']!r})", f"correct {path}"
+    # What a validator of ours says is a sentence already; pydantic puts "Value error, " before it.
+    said = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
+    return f"{where}: {path or 'the recipe'}: {said} (got {first['input']!r})", f"correct {path}"
 
 
 def _nearest(key: str, parents: tuple[Any, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 UNITS = {
     "": 1, "B": 1,
@@ -10,11 +11,12 @@ UNITS = {
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
 }  # fmt: skip
 """Bytes of each unit a size can be given in."""
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)")
+_ANY_CASE = {unit.lower(): size for unit, size in UNITS.items()}
+_SIZE = re.compile(r"([0-9]{1,40}(?:\.[0-9]{1,40})?) ?([A-Za-z]*)")
 
 
 def parse_size(text: str | int) -> int:
-    """Bytes of a size such as ``2GiB``, ``1500MiB``, ``8GB`` or a number of bytes.
+    """Bytes of a size such as ``2GiB``, ``1500MiB``, ``8GB`` or a number of bytes; case does not matter.
 
     Raises:
         ValueError: It is no positive size in a known unit; the text says what is.
@@ -23,9 +25,9 @@ def parse_size(text: str | int) -> int:
     1610612736
     """
     found = _SIZE.fullmatch(str(text).strip())
-    if isinstance(text, bool) or found is None or found[2] not in UNITS:
+    if isinstance(text, bool) or found is None or found[2].lower() not in _ANY_CASE:
         raise ValueError("a size is a number of bytes or has a unit, as in 2GiB, 1500MiB or 8GB")
-    size = round(float(found[1]) * UNITS[found[2]])
+    size = round(Fraction(found[1]) * _ANY_CASE[found[2].lower()])
     if size < 1:
         raise ValueError("a size is at least one byte")
     return size
