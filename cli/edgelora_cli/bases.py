@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgelora_cli.commands import Group, threads_option
+from edgelora_cli.commands import Group
 from edgelora_cli.console import emit, note, table
 
 if TYPE_CHECKING:
@@ -40,7 +41,11 @@ def bases() -> None:
     "--out", type=click.Path(path_type=Path), help="The folder to write.  [default: NAME-QUANTIZER, here]"
 )
 @click.option("--overwrite", is_flag=True, help="Replace the prepared base that is there.")
-@threads_option
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="CPU threads for torch; left out, the cores free at this moment.",
+)
 def prepare(
     model: str,
     quantizer: str,
@@ -53,10 +58,12 @@ def prepare(
 ) -> None:
     """Quantize MODEL, a folder, a cached Hub id or micro, tensor by tensor into a folder of its own.
 
-    It needs the memory of one linear at a time. Stopped, even by kill -9, it goes on where it was when the
-    command is repeated.
+    It needs the memory of the largest linear a few times over. Stopped, even by kill -9, it goes on where it
+    was when the command is repeated.
     """
     part = _quantizer(quantizer, changes)
+    folder = out or Path(f"{_name(model)}-{part.name}")
+    _require_free(folder, overwrite)
 
     from edgelora_cli.dependencies import need_train_extra
 
@@ -71,7 +78,6 @@ def prepare(
 
     use_threads(threads)
     source = locate_base(model, revision)
-    folder = out or Path(f"{_name(model)}-{part.name}")
     try:
         with show_progress("prepared") as on_progress:
             made = prepare_base(
@@ -170,7 +176,10 @@ def show(folder: str) -> None:
 @click.argument("folder")
 @click.option("--source", metavar="MODEL", help="The model it was made from: quantize it again and compare.")
 def verify(folder: str, source: str | None) -> None:
-    """Hash every file of a prepared base anew; with --source, show that it was made from that model."""
+    """Hash every file of a prepared base anew; with --source, show that it was made from that model.
+
+    Without --source, what it was made from, by which quantizer and options, is the record's own word.
+    """
     from edgelora.bases import base_folder
     from edgelora.errors import DigestMismatch
     from edgelora.manifest.base_identity import prepared_problems
@@ -183,11 +192,12 @@ def verify(folder: str, source: str | None) -> None:
             f"{name} is not what {record.quantizer.name} makes of {source}"
             for name in _differing(place, record, source)
         ]
-    for problem in problems:
+    for problem in problems[1:]:
         note(problem)
     if problems:
+        others = f" (and {len(problems) - 1} more, told above)" if problems[1:] else ""
         raise DigestMismatch(
-            f"{folder} is not what its record says: {problems[0]} ({len(problems)} findings)",
+            f"{folder} is not what its record says: {problems[0]}{others}",
             fix="prepare it again: edgelora bases prepare MODEL --overwrite",
         )
     document = {
@@ -198,6 +208,8 @@ def verify(folder: str, source: str | None) -> None:
     }
     shown = f", and made from {source}" if source else ""
     emit(document, f"sound: {len(record.files)} files, {record.size_bytes:,} bytes, as recorded{shown}")
+    if source is None:
+        note("source, quantizer and options are the record's own word; --source MODEL puts them to the test")
 
 
 def _quantizer(name: str, changes: tuple[str, ...]) -> PlannedPart:
@@ -209,6 +221,14 @@ def _quantizer(name: str, changes: tuple[str, ...]) -> PlannedPart:
     for change in changes:
         apply_change(document, f"quantizer.{change}")
     return plan_part(Registry.discover().part("quantizer", name), document["quantizer"])
+
+
+def _require_free(folder: Path, overwrite: bool) -> None:
+    """What can be told before torch is imported; the preparation looks again, and closer."""
+    from edgelora.errors import TargetExists
+
+    if not overwrite and os.path.lexists(folder):
+        raise TargetExists(f"{folder} exists already", fix="pass --overwrite, or another --out")
 
 
 def _name(model: str) -> str:

@@ -7,6 +7,8 @@ import time
 import pytest
 from tiny_models import save_llama, save_tokenizer
 
+from edgelora.errors import ModelError
+from edgelora.manifest.base_files import state_of_base
 from edgelora.prepared import RECORD_NAME, prepared_base
 
 
@@ -93,14 +95,20 @@ def test_verify_finds_a_changed_byte_and_proves_the_source(edgelora, prepared):
     assert broken.exit_code == 5
     assert "has the digest" in broken.err
     assert "extra.safetensors is not listed in edgelora-base.json" in broken.err
-    assert "(2 findings)" in broken.document["error"]["problem"]
+    assert broken.document["error"]["problem"].endswith(" (and 1 more, told above)")
+    (prepared / "extra.safetensors").unlink()
+    once = edgelora("bases", "verify", "micro-nf4")
+    assert once.err.count("has the digest") == 1
+    assert "more" not in once.err
 
 
 def test_verify_tells_that_a_record_lies_about_its_source(edgelora, prepared):
     document = json.loads((prepared / RECORD_NAME).read_bytes())
     document["quantizer"]["options"]["block_size"] = 32
     (prepared / RECORD_NAME).write_text(json.dumps(document))
-    assert edgelora("bases", "verify", "micro-nf4").exit_code == 0
+    unproved = edgelora("bases", "verify", "micro-nf4")
+    assert unproved.exit_code == 0
+    assert "source, quantizer and options are the record's own word" in unproved.err
     lies = edgelora("bases", "verify", "micro-nf4", "--source", "micro")
     assert lies.exit_code == 5
     assert "is not what nf4 makes of micro" in lies.err
@@ -160,3 +168,29 @@ def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
     assert "fix: repeat the command: it goes on after them" in err
     assert list(staging.glob("model-*.safetensors"))
     assert not (tmp_path / "base-nf4-icq").exists()
+
+
+def test_a_shard_that_is_gone_is_named_before_training(edgelora, prepared):
+    shard = prepared / prepared_base(prepared).weights[1].path
+    shard.unlink()
+    with pytest.raises(ModelError, match=f"{shard.name} is not there") as caught:
+        state_of_base(prepared)
+    assert "prepare it again: edgelora bases prepare MODEL --overwrite" in caught.value.fix
+
+
+def test_a_place_that_is_taken_is_told_before_torch_is_imported(tmp_path):
+    (tmp_path / "taken").mkdir()
+    command = [sys.executable, "-X", "importtime", "-m", "edgelora_cli", "bases", "prepare", "micro"]
+    options = ["--quantizer", "nf4", "--out", "taken"]
+    ran = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 3
+    assert "taken exists already" in ran.stderr
+    assert not [line for line in ran.stderr.splitlines() if line.split("|")[-1].strip() == "torch"]
+
+
+def test_a_configuration_alone_cannot_be_prepared(edgelora, tmp_path):
+    (tmp_path / "work" / "config.json").write_text("{}")
+    ran = edgelora("bases", "prepare", "./config.json", "--quantizer", "nf4")
+    assert ran.exit_code == 4
+    assert "./config.json is a file, and a base model is a folder" in ran.err
+    assert "the folder that holds the model's config.json and its weights" in ran.err

@@ -45,6 +45,11 @@ def locate_base(base: str, revision: str | None = None) -> Path:
     folder = Path(base).expanduser()
     if folder.is_dir():
         return folder.absolute()
+    if folder.is_file():
+        raise BaseNotFound(
+            f"{base} is a file, and a base model is a folder",
+            fix="pass the folder that holds the model's config.json and its weights",
+        )
     where = f"{base!r} at revision {revision!r}" if revision else repr(base)
     if base.startswith((".", "/", "~")) or base.count("/") > 1:
         raise BaseNotFound(f"there is no base model folder {base}", fix="pass another folder, or use 'micro'")

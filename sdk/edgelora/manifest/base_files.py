@@ -21,7 +21,13 @@ def state_of_base(folder: Path) -> Mapping[str, FileState]:
     """
     try:
         names = {name for name in os.listdir(folder) if name.endswith(READ_SUFFIXES)}
-        return {name: _state(folder / name) for name in sorted(names | set(weights_files(folder)))}
+        names |= set(weights_files(folder))
+        if missing := sorted(name for name in names if not (folder / name).exists()):
+            raise ModelError(
+                f"{folder / missing[0]} is not there, and the base cannot be read without it",
+                fix="fetch the base again, or prepare it again: edgelora bases prepare MODEL --overwrite",
+            )
+        return {name: _state(folder / name) for name in sorted(names)}
     except OSError as error:
         raise ModelError(
             f"{folder} cannot be read: {error.strerror}", fix="repeat when it is there"
