@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     """,
 )
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--measure", is_flag=True, help="Take one step in a process of its own, and compare.")
+@click.option("--measure", is_flag=True, help="Take two real steps in a process of their own, and compare.")
 @set_option
 @threads_option
 def estimate(recipe: Path, measure: bool, changes: tuple[str, ...], threads: int | None) -> None:

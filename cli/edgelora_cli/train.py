@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -43,12 +44,16 @@ def train(recipe: Path, resume: bool, overwrite: bool, changes: tuple[str, ...],
     need_train_extra("training")
 
     from edgelora.engine.report import terminal_reporter
+    from edgelora.errors import Interrupted
     from edgelora.run import run
     from edgelora.store import folder_text
     from edgelora_cli.measurements import measurement_table
 
     reporter = terminal_reporter(quiet=settings().quiet or not _speaks())
-    result = run(wanted, Registry.discover(), resume=resume, overwrite=overwrite, reporter=reporter)
+    try:
+        result = run(wanted, Registry.discover(), resume=resume, overwrite=overwrite, reporter=reporter)
+    except Interrupted as error:
+        raise Interrupted(error.problem, fix=f"go on with: {_resuming(recipe, changes)}") from error
     if not _speaks():
         return
     document = {
@@ -63,6 +68,12 @@ def train(recipe: Path, resume: bool, overwrite: bool, changes: tuple[str, ...],
     emit(document, "\n".join([*lines, f"adapter: {result.folder}"]))
     folder = folder_text(result.folder)
     note(f"next: edgelora generate --adapter {folder} PROMPT, or edgelora push {folder} NS/NAME")
+
+
+def _resuming(recipe: Path, changes: tuple[str, ...]) -> str:
+    """The command that goes on with the run, to be pasted into a shell."""
+    settings = [word for change in changes for word in ("--set", change)]
+    return shlex.join(["edgelora", "train", str(recipe), *settings, "--resume"])
 
 
 def _speaks() -> bool:
