@@ -56,7 +56,9 @@ def _measure(plan: Plan, rows: dict[str, Any], folder: Path) -> dict[str, Any]:
     model = job.load_base()
     layers = job.inject(model)
     loading = peaks()
-    around = Surroundings(job.accelerator, job.folder, QuietReporter(), job.tokenizer, {}, dict)
+    around = Surroundings(
+        job.accelerator, job.folder, QuietReporter(), job.tokenizer, {}, dict, job.check_base
+    )
     loop = TrainingLoop(model, layers, job.plan, dataset, around)
     reset_peaks()
     records = [loop.take(step) for step in range(STEPS)]
