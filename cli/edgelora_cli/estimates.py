@@ -10,11 +10,12 @@ import click
 
 from edgelora.arithmetic import CLASSIC_STEPS, bits_per_parameter, weights_gb
 from edgelora_cli.commands import Command, set_option, threads_option
-from edgelora_cli.console import emit, note
+from edgelora_cli.console import emit, note, settings
 
 if TYPE_CHECKING:
     from edgelora.engine.estimating.estimate import Estimate
     from edgelora.engine.estimating.measure import Measured
+    from edgelora.plan import Plan
 
 
 @click.command(
@@ -59,11 +60,29 @@ def estimate(recipe: Path, measure: bool, changes: tuple[str, ...], threads: int
             raise
         # What cannot run on shapes may well run.
         note(error.problem)
+        _require_weights(plan)
         taken = measure_step(plan, rows_of(plan, data_of(plan))[0])
         emit({"measured": _measured(taken)}, measured_text(taken))
         return
+    if measure:
+        _require_weights(plan, found)
     measured = measure_step(found.settled(plan), found.rows) if measure else None
     emit(_document(found, measured), estimate_text(found, measured))
+
+
+def _require_weights(plan: Plan, found: Estimate | None = None) -> None:
+    """Refuse to measure what has no weights; the estimate is told to people all the same."""
+    from edgelora.engine.base import locate_base
+    from edgelora.errors import BaseNotFound, ModelError
+    from edgelora.manifest.base_identity import weights_files
+    from edgelora_cli.estimate_text import estimate_text
+
+    try:
+        weights_files(locate_base(plan.recipe.base, plan.recipe.revision))
+    except (BaseNotFound, ModelError) as error:
+        if found is not None and not settings().json:
+            emit({}, estimate_text(found, None))
+        raise type(error)(f"--measure needs the weights: {error.problem}", fix=error.fix) from error
 
 
 def _document(found: Estimate, measured: Measured | None) -> dict[str, Any]:

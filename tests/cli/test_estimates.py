@@ -105,6 +105,23 @@ def test_there_is_nothing_to_measure_without_weights(edgelora, recipe):
     Path("config.json").write_text((path() / "config.json").read_text())
     ran = edgelora("estimate", recipe, "--set", "base=./config.json", "--measure")
     assert ran.exit_code == 4
+    assert "memory, CPU" in ran.out
+    assert "--measure needs the weights: ./config.json is a file" in ran.err
+    ran = edgelora("estimate", recipe, "--set", "base=.", "--measure", "--json")
+    assert ran.exit_code == 3
+    assert "--measure needs the weights" in ran.document["error"]["problem"]
+
+
+def test_a_folder_with_a_configuration_alone_is_enough(edgelora, recipe):
+    from edgelora.micro import path
+
+    Path("bare").mkdir()
+    Path("bare/config.json").write_text((path() / "config.json").read_text())
+    Path("rows.jsonl").write_text(json.dumps({"text": "x"}) + "\n")
+    changes = ("--set", "base=./bare", "--set", "data=[{path: rows.jsonl}]")
+    ran = edgelora("estimate", recipe, *changes)
+    assert ran.exit_code == 0, ran.err
+    assert "every row has train.max_length = 64 tokens" in ran.out
 
 
 def test_a_budget_is_tried(edgelora, recipe):

@@ -204,6 +204,11 @@ def _tokenizer_digest(folder: Path) -> str | None:
     return _digest("".join(["edgelora-tokenizer-v1\n", *lines]).encode()) if lines else None
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a file that a tokenizer is read from."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", *_TOKENIZER_PARTS))
+
+
 def _chat_template_digest(folder: Path) -> str | None:
     if (folder / "chat_template.jinja").is_file():
         return _digest(_read(folder / "chat_template.jinja"))

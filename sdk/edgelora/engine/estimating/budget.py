@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -158,9 +159,11 @@ def _changes(plan: Plan, around: Surroundings, obstacle: str | None) -> Iterator
     train = plan.recipe.train
     if obstacle is not None and not around.prepared and "prepared" in obstacle:
         name = plan.parts["quantizer"].name
+        base = plan.recipe.base
+        # A configuration alone can be estimated; what is prepared is the folder with the weights.
+        model = "FOLDER" if Path(base).expanduser().is_file() else base
         words = (
-            f"prepare the base, which can then be streamed: edgelora bases prepare {plan.recipe.base} "
-            f"--quantizer {name}"
+            f"prepare the base, which can then be streamed: edgelora bases prepare {model} --quantizer {name}"
         )
         yield [(words, lambda plan, around: (plan, replace(around, prepared=True)))]
     if around.rows.count > 1:

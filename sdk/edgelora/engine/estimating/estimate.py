@@ -22,6 +22,7 @@ from edgelora.engine.estimating.step import Rows
 from edgelora.engine.memory import resident_bytes, resident_file_bytes
 from edgelora.engine.train import total_steps
 from edgelora.errors import MemoryBudgetExceeded
+from edgelora.manifest.base_identity import has_tokenizer
 from edgelora.plan import Plan
 from edgelora.prepared import prepared_base
 
@@ -175,7 +176,7 @@ def _folder(plan: Plan) -> Path | None:
 def data_of(plan: Plan) -> Dataset | None:
     """The recipe's rows; None where it names none, or there is no tokenizer to measure them with."""
     folder = _folder(plan)
-    if not plan.recipe.data or folder is None:
+    if not plan.recipe.data or folder is None or not has_tokenizer(folder):
         return None
     return load_dataset(plan.recipe.data, load_tokenizer(folder), max_length=plan.recipe.train.max_length)
 

@@ -11,10 +11,11 @@ from edgelora.capabilities import StockQuantization, StockTensors
 from edgelora.engine.mapped.loading import Restore
 from edgelora.engine.quantized_shapes import state_shapes
 from edgelora.engine.stored_dtypes import DTYPES
-from edgelora.errors import CombinationError, ModelError
+from edgelora.errors import ModelError
 from edgelora.layers import FrozenLinear
 from edgelora.layers.stored import require_names, unlike
 from edgelora.plan import Plan
+from edgelora.plan.prepared import not_in_files
 from edgelora.prepared import PreparedBase
 from edgelora.protocols import Quantizer
 
@@ -29,12 +30,7 @@ def from_unquantized(plan: Plan) -> Restore:
     """
     quantizer = plan.build("quantizer")
     if not (isinstance(quantizer, StockQuantization) and quantizer.quantization_config() == {}):
-        name = plan.parts["quantizer"].name
-        raise CombinationError(
-            f"train.streamed reads each layer from the base's files again and again, and those of "
-            f"{plan.recipe.base} hold none that {name} has quantized",
-            fix=f"prepare it first: edgelora bases prepare {plan.recipe.base} --quantizer {name}",
-        )
+        raise not_in_files(plan.recipe.base, plan.parts["quantizer"].name)
 
     def restore(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int]) -> FrozenLinear:
         layer: FrozenLinear = quantizer.restore(tensors, name, shape, tensors["weight"].dtype)
