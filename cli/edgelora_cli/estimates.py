@@ -86,7 +86,7 @@ def _require_weights(plan: Plan, found: Estimate | None = None) -> None:
 
 
 def _document(found: Estimate, measured: Measured | None) -> dict[str, Any]:
-    document = asdict(found) | {"budget": found.budget}
+    document = asdict(found) | {"budget": found.budget, "fits": found.fits, "chosen": found.chosen}
     del document["choice"]
     for each, memory in zip(document["memory"], found.memory, strict=True):
         each |= {"placement": asdict(memory.placement), "name": memory.placement.name}

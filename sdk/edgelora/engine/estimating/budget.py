@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +26,9 @@ from edgelora.errors import EdgeloraError, MemoryBudgetExceeded
 from edgelora.parts import Kind
 from edgelora.plan import Plan, PlannedPart
 from edgelora.sizes import size_text
+
+SEARCH_S = 60
+"""After which no more settings are tried; a prediction for 32 wide blocks takes some seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,8 @@ def _reason(memory: Memory, budget: int, refused: list[str]) -> str:
 
 def _largest(memory: Memory) -> str:
     """What the memory is for, the largest part first."""
+    if memory.loading > memory.stepping:
+        return f"that is while the base is loaded; a step takes {size_text(memory.stepping)}"
     shares = {**memory.parts, "runtime": memory.runtime, "allocator": memory.slack}
     ordered = sorted(shares, key=lambda part: -shares[part])[:3]
     return ", ".join(f"{part} {size_text(shares[part])}" for part in ordered)
@@ -111,11 +117,19 @@ def _nearest(plan: Plan, around: Surroundings, budget: int, obstacle: str | None
         except EdgeloraError:  # some part refuses it
             return math.inf
 
+    deadline = time.monotonic() + SEARCH_S
     none = "no change of settings fits: raise memory_budget, or take a smaller base"
+    unknown = (
+        f"raise memory_budget, or take a smaller base; {SEARCH_S} seconds of trying found no change that fits"
+    )
     settings = list(_changes(plan, around, obstacle))
     if budget < peak([options[-1] for options in settings]) < math.inf:
         return none
-    alone = [[(peak([option]), option) for option in options] for options in settings]
+    alone: list[list[tuple[float, Option]]] = []
+    for options in settings:
+        if time.monotonic() > deadline:
+            return unknown
+        alone.append([(peak([option]), option) for option in options])
     for size, option in itertools.chain(*alone):
         if size <= budget:
             return _would_take([option], size)
@@ -125,6 +139,8 @@ def _nearest(plan: Plan, around: Surroundings, budget: int, obstacle: str | None
     most = [[option for _, option in options] for options in ordered]
     groups = [*itertools.combinations(most, 2), *(most[:count] for count in range(3, len(most) + 1))]
     for group in groups:
+        if time.monotonic() > deadline:
+            return unknown
         if peak([options[-1] for options in group]) <= budget:
             # No further than is needed.
             for tried in itertools.product(*group):

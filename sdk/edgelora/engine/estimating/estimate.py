@@ -96,6 +96,16 @@ class Estimate:
             return None
         return self.choice.reason if isinstance(self.choice, Choice) else str(self.choice)
 
+    @property
+    def fits(self) -> bool | None:
+        """Whether some placement is within the memory budget; None without one."""
+        return None if self.choice is None else isinstance(self.choice, Choice)
+
+    @property
+    def chosen(self) -> str | None:
+        """Name of the placement the budget would choose."""
+        return self.choice.placement.name if isinstance(self.choice, Choice) else None
+
     def settled(self, plan: Plan) -> Plan:
         """The plan as training carries it out.
 
