@@ -156,7 +156,13 @@ def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
     save_llama(tmp_path / "base", hidden_size=256, intermediate_size=512, num_hidden_layers=24)
     command = [sys.executable, "-m", "edgelora_cli", "bases", "prepare", "base", "--quantizer", "nf4-icq"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A job in the background ignores the keyboard, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     staging = tmp_path / ".base-nf4-icq.preparing"
     while not list(staging.glob("model-*.safetensors")) and process.poll() is None:

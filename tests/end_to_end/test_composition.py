@@ -129,6 +129,6 @@ def test_what_cannot_work_is_refused_at_plan_time_with_the_reason(trained):
 def test_stock_peft_loads_only_what_it_computes(trained):
     _, folders, _, _ = trained
     for name, folder in folders.items():
-        stock = not name.startswith("nf4-icq") and "task-lora" not in name
+        stock = not name.startswith(("nf4-icq", "int8")) and "task-lora" not in name
         assert (folder / "adapter_config.json").exists() == stock, name
         assert (folder / "edgelora.safetensors").exists() != stock, name
