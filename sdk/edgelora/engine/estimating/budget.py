@@ -44,10 +44,15 @@ class Choice:
         return self.memory.placement
 
 
-def choose_placement(plan: Plan, around: Surroundings) -> Choice:
+def choose_placement(plan: Plan, around: Surroundings, predicted: Sequence[Memory] = ()) -> Choice:
     """The first of resident, checkpointed and streamed whose predicted peak is within the plan's budget.
 
     Each is tried with the recipe's ``loss_rows`` and then with fewer.
+
+    Args:
+        plan: With a memory budget.
+        around: What memory depends on besides.
+        predicted: What is known already of some placements of this plan.
 
     Raises:
         MemoryBudgetExceeded: None is; the message names the nearest setting that would be.
@@ -58,10 +63,12 @@ def choose_placement(plan: Plan, around: Surroundings) -> Choice:
     obstacle = why_not_streamed(plan, prepared=around.prepared)
     refused: list[str] = []
     least: Memory | None = None
+    known = {memory.placement: memory for memory in predicted}
     for placement in alternatives(plan):
         if placement.streamed and obstacle is not None:
             continue
-        tried = _fitting(plan, around, placement, budget)
+        memory = known.get(placement) or predict(plan, around, placement)
+        tried = _fitting(plan, around, memory, budget)
         if tried.peak <= budget:
             return Choice(tried, _reason(tried, budget, refused))
         refused.append(f"{placement.name} would take {size_text(tried.peak)}")
@@ -74,10 +81,10 @@ def choose_placement(plan: Plan, around: Surroundings) -> Choice:
     )
 
 
-def _fitting(plan: Plan, around: Surroundings, placement: Placement, budget: int) -> Memory:
-    """With the most loss rows that fit; with the fewest where none do."""
+def _fitting(plan: Plan, around: Surroundings, memory: Memory, budget: int) -> Memory:
+    """The same placement with the most loss rows that fit; with the fewest where none do."""
+    placement = memory.placement
     choices = fewer_loss_rows(placement.loss_rows)
-    memory = predict(plan, around, placement)
     if memory.peak <= budget or len(choices) == 1:
         return memory
     fewest = predict(plan, around, replace(placement, loss_rows=choices[-1]))
@@ -173,7 +180,7 @@ Option = tuple[str, Change]
 def _changes(plan: Plan, around: Surroundings, obstacle: str | None) -> Iterator[list[Option]]:
     """For each setting what it could be changed to, the mildest first."""
     train = plan.recipe.train
-    if obstacle is not None and not around.prepared and "prepared" in obstacle:
+    if obstacle is not None and why_not_streamed(plan, prepared=True) is None:
         name = plan.parts["quantizer"].name
         base = plan.recipe.base
         # A configuration alone can be estimated; what is prepared is the folder with the weights.

@@ -134,7 +134,7 @@ def estimate(plan: Plan) -> Estimate:
         rows=rows,
         assumed=assumed,
         memory=memory,
-        choice=_choice(plan, around),
+        choice=_choice(plan, around, memory),
         why_not_streamed=why_not_streamed(plan, prepared=around.prepared),
         disk=_disk(plan, memory[0]),
         durations=_durations(plan, dataset, around, memory, device),
@@ -191,11 +191,13 @@ def data_of(plan: Plan) -> Dataset | None:
     return load_dataset(plan.recipe.data, load_tokenizer(folder), max_length=plan.recipe.train.max_length)
 
 
-def _choice(plan: Plan, around: Surroundings) -> Choice | MemoryBudgetExceeded | None:
+def _choice(
+    plan: Plan, around: Surroundings, memory: Sequence[Memory]
+) -> Choice | MemoryBudgetExceeded | None:
     if plan.recipe.memory_budget is None:
         return None
     try:
-        return choose_placement(plan, around)
+        return choose_placement(plan, around, memory)
     except MemoryBudgetExceeded as error:
         return error
 
