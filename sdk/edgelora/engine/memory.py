@@ -36,13 +36,18 @@ def resident_file_bytes() -> int:
     return _status("RssFile:") or 0
 
 
+def anonymous_bytes(process: int) -> int | None:
+    """Memory of a process that no file backs; None when it has ended, or the system does not tell."""
+    return _status("RssAnon:", process)
+
+
 def _peak_rss() -> int:
     return _status("VmHWM:") or _largest_ever()
 
 
-def _status(field: str) -> int | None:
+def _status(field: str, process: int | str = "self") -> int | None:
     with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
             if line.startswith(field):
                 return int(line.split()[1]) * 1024
     return None

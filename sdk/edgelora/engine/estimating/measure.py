@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import suppress
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgelora.engine.base import locate_base
 from edgelora.engine.estimating.step import Rows
+from edgelora.engine.memory import anonymous_bytes
 from edgelora.errors import ModelError, OutOfMemory
 from edgelora.plan import Plan
 from edgelora.sizes import size_text
@@ -110,15 +111,11 @@ class _Sampler(threading.Thread):
 
     def __init__(self, process: int) -> None:
         super().__init__(daemon=True)
-        self.status = Path(f"/proc/{process}/status")
+        self.process = process
         self.largest = 0
-        self.ended = threading.Event()
 
     def run(self) -> None:
         """Sample until there is nothing to sample."""
-        with suppress(OSError, StopIteration):
-            while True:
-                lines = self.status.read_text().splitlines()
-                line = next(line for line in lines if line.startswith("RssAnon:"))
-                self.largest = max(self.largest, int(line.split()[1]) * 1024)
-                self.ended.wait(SAMPLE_EVERY_S)
+        while (now := anonymous_bytes(self.process)) is not None:
+            self.largest = max(self.largest, now)
+            time.sleep(SAMPLE_EVERY_S)

@@ -52,7 +52,6 @@ def _measure(plan: Plan, rows: dict[str, Any], folder: Path) -> dict[str, Any]:
     job = Job(dataclasses.replace(plan, recipe=recipe))
     job.begin(resume=False, overwrite=True)
     dataset = _random_rows(rows, accumulation, job.tokenizer, plan.tasks)
-    job.settle(dataset, None)
     model = job.load_base()
     layers = job.inject(model)
     loading = peaks()
