@@ -2,7 +2,8 @@
 
     make bench bench-large results
 
-A figure on the page is never typed: to renew it, run its benchmark and this.
+A figure on the page is never typed: to renew it, run its benchmark and this. Sections of benchmarks that left
+nothing this time stay as they are.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ took turns where there were several rounds; its figures are medians over these. 
 that no file backs, sampled every 4 ms from another process. Bases have the shape of the model that is named
 and random weights, every block its own: what a step costs does not depend on what the numbers are.
 `make bench` runs the small ones, `make bench-large` those that need tens of GB of disk, and `make results`
-writes this page from what they left in `build/bench`.
+writes their sections of this page from what they left in `build/bench`.
 """
+HEADING = "## "
 
 
 def read(path: Path) -> Report | None:
@@ -35,6 +37,12 @@ def read(path: Path) -> Report | None:
     return Report(**{**document, "goals": [Goal(**goal) for goal in document["goals"]]})
 
 
+def sections(page: str) -> dict[str, str]:
+    """The sections of a page by title, in their order."""
+    parts = page.split(f"\n{HEADING}")[1:]
+    return {part.partition("\n")[0]: HEADING + part.strip() for part in parts}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -43,8 +51,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PAGE)
     arguments = parser.parse_args()
     reports = [report for path in sorted(arguments.results.glob("*.json")) if (report := read(path))]
-    text = "\n\n".join([INTRODUCTION.strip(), *(report.text(heading="##") for report in reports)])
-    arguments.out.write_text(text + "\n")
+    written = {report.title: report.text(heading=HEADING.strip()) for report in reports}
+    kept = sections(arguments.out.read_text()) if arguments.out.exists() else {}
+    arguments.out.write_text("\n\n".join([INTRODUCTION.strip(), *(kept | written).values()]) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from typing import Any
 
 from harness.machine import machine, versions
 
+WHERE_FILES_LIE = {"--work", "--bases", "--out"}
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
@@ -42,7 +44,7 @@ class Report:
     """What was skipped and why, and what a reader must know."""
     measured: dict[str, Any] = field(default_factory=dict)
     """Every run, for whoever wants more than the table."""
-    command: str = field(default_factory=lambda: shlex.join(["python", *sys.argv]))
+    command: str = field(default_factory=lambda: command_line(sys.argv))
     machine: dict[str, Any] = field(default_factory=machine)
     versions: dict[str, str] = field(default_factory=versions)
 
@@ -78,6 +80,16 @@ class Report:
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps(asdict(self), indent=2) + "\n")
         sys.exit(any(goal.met is False for goal in self.goals))
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """What to type to run a benchmark again, without the options that say where files lie."""
+    kept, previous = ["python"], ""
+    for argument in arguments:
+        if not {argument, previous} & WHERE_FILES_LIE:
+            kept.append(argument)
+        previous = argument
+    return shlex.join(kept)
 
 
 def _gaps(runs: Any) -> list[float]:
