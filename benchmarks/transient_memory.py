@@ -1,14 +1,16 @@
 """Memory that a training step takes beyond what lies there before it, against peft and bitsandbytes.
 
 Llama-3.2-1B's widths and vocabulary, four of its sixteen blocks, random weights; NF4 with double
-quantization, LoRA of rank 16 on all linear layers, adapters in bfloat16 as well, AdamW, two rows of equal
-length, every token labelled. Each arm is a fresh process; its transient memory is the largest resident set
-during two steps less the one before the first, when what is free was given back to the system.
+quantization, LoRA of rank 16 on all linear layers, AdamW, two rows of equal length, every token labelled;
+all in bfloat16, beside peft as its guide has it and with everything in bfloat16 too. Each arm is a fresh
+process; its transient memory is the largest resident set during two steps less the one before the first, when
+what is free was given back to the system.
 """
 
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ SHAPE = {
 }
 RANK, BATCH, STEPS = 16, 2, 2
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+DOCUMENTED, LEANEST = "peft, as documented", "peft, all bfloat16"
 GOAL = 4.0
 """The peer's transient memory over ours, at least."""
 
@@ -58,11 +61,15 @@ def edgelora(tokens: int, checkpointed: bool, layers: int) -> dict[str, Any]:
     return _steps(model, loss, tokens, checkpointed)
 
 
-def peft(tokens: int, checkpointed: bool, layers: int) -> dict[str, Any]:
-    """Steps of peft's LoRA over bitsandbytes' linears, with transformers' own loss."""
+def peft(tokens: int, checkpointed: bool, layers: int, documented: bool) -> dict[str, Any]:
+    """Steps of peft's LoRA over bitsandbytes' linears, with transformers' own loss.
+
+    ``documented``: ``prepare_model_for_kbit_training`` (embeddings, head and norms in float32), adapters in
+    float32, under autocast, as peft's guide has it. Otherwise all of it is bfloat16: the least it can take.
+    """
     import bitsandbytes
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from torch import nn
 
     model: Any = _llama(layers)
@@ -83,14 +90,21 @@ def peft(tokens: int, checkpointed: bool, layers: int) -> dict[str, Any]:
             model.set_submodule(name, four_bit.to("cpu"))
     # peft takes its four-bit layer only then.
     model.is_loaded_in_4bit = True
+    if documented:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=LINEARS, task_type="CAUSAL_LM")
-    model = get_peft_model(model, config, autocast_adapter_dtype=False)
+    model = get_peft_model(model, config, autocast_adapter_dtype=documented)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.bfloat16)
+            parameter.data = parameter.data.to(torch.float32 if documented else torch.bfloat16)
     if checkpointed:
         model.enable_input_require_grads()
-    return _steps(model, lambda ids: model(input_ids=ids, labels=ids).loss, tokens, checkpointed)
+
+    def loss(ids: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16) if documented else nullcontext():
+            return model(input_ids=ids, labels=ids).loss
+
+    return _steps(model, loss, tokens, checkpointed)
 
 
 def _llama(layers: int) -> Any:
@@ -146,7 +160,7 @@ def main() -> None:
             "shape": f"Llama-3.2-1B, {arguments.layers} of 16 blocks, vocabulary {SHAPE['vocab_size']:,}",
             "batch": BATCH,
             "rank": RANK,
-            "dtypes": "bfloat16 throughout, base NF4 with double quantization",
+            "dtypes": "bfloat16 but in peft as documented, base NF4 with double quantization",
             "threads": 1,
             "rounds": arguments.rounds,
         },
@@ -154,28 +168,33 @@ def main() -> None:
     for tokens in arguments.tokens:
         for checkpointed in (False, True):
             settings = {"tokens": tokens, "checkpointed": checkpointed, "layers": arguments.layers}
-            arms = [Arm(function.__name__, function, settings) for function in (edgelora, peft)]
+            arms = [
+                Arm("edgelora", edgelora, settings),
+                Arm(DOCUMENTED, peft, {**settings, "documented": True}),
+                Arm(LEANEST, peft, {**settings, "documented": False}),
+            ]
             runs = interleave(arms, arguments.rounds)
             name = f"{tokens} tokens, {'checkpointed' if checkpointed else 'not checkpointed'}"
             report.measured[name] = runs
-            ours, theirs = (_megabytes(runs[arm.name], "peak_rss", "rss") for arm in arms)
-            report.rows.append(
-                {
-                    "tokens": tokens,
-                    "checkpointed": "yes" if checkpointed else "no",
-                    "edgelora MB": ours,
-                    "peft MB": theirs,
-                    "ratio": theirs / ours,
-                    "edgelora anonymous MB": _megabytes(runs["edgelora"], "anon", "anon"),
-                    "peft anonymous MB": _megabytes(runs["peft"], "anon", "anon"),
-                    "edgelora CPU s": median(runs["edgelora"], "phases", "steps", "cpu_s") / STEPS,
-                    "peft CPU s": median(runs["peft"], "phases", "steps", "cpu_s") / STEPS,
-                }
-            )
+            ours, theirs, leanest = (_megabytes(runs[arm.name], "peak_rss", "rss") for arm in arms)
+            for arm in arms:
+                taken = _megabytes(runs[arm.name], "peak_rss", "rss")
+                report.rows.append(
+                    {
+                        "arm": arm.name,
+                        "tokens": tokens,
+                        "checkpointed": "yes" if checkpointed else "no",
+                        "MB": taken,
+                        "× edgelora": taken / ours,
+                        "anonymous MB": _megabytes(runs[arm.name], "anon", "anon"),
+                        "CPU s": median(runs[arm.name], "phases", "steps", "cpu_s") / STEPS,
+                    }
+                )
             report.goals.append(
                 Goal(
-                    f"transient memory at most 1/{GOAL:g} of peft's at {name}",
-                    f"1/{theirs / ours:.2f} ({ours:,.0f} against {theirs:,.0f} MB)",
+                    f"transient memory at most 1/{GOAL:g} of peft's as documented at {name}",
+                    f"1/{theirs / ours:.2f} ({ours:,.0f} against {theirs:,.0f} MB; {leanest:,.0f} MB with "
+                    f"peft all in bfloat16, 1/{leanest / ours:.2f})",
                     theirs / ours >= GOAL,
                 )
             )
