@@ -54,6 +54,7 @@ def evaluate(
     from edgelora.engine.base import locate_base
     from edgelora.engine.data import load_dataset
     from edgelora.engine.evaluate import evaluate as measure
+    from edgelora.engine.past_factors import read_past, taken_off
     from edgelora.engine.source import source_weights
     from edgelora_cli.measurements import measurement_table
     from edgelora_cli.models import open_adapted, open_base, use_threads
@@ -66,6 +67,8 @@ def evaluate(
         opened = open_adapted(
             adapter, registry, base=wanted.base, revision=wanted.revision, dtype=wanted.train.dtype
         )
+    with taken_off(opened.model, opened.layers):
+        past = read_past(opened.model, plan)
     dataset = load_dataset(
         wanted.data, opened.tokenizer, max_length=wanted.train.max_length, tasks=opened.tasks
     )
@@ -78,6 +81,7 @@ def evaluate(
         tokenizer=opened.tokenizer,
         dataset=dataset,
         source=source_weights(locate_base(opened.base, wanted.revision)),
+        past=past,
     )
     document = {
         "base": opened.base,

@@ -146,6 +146,19 @@ class Calibrated(Protocol):
 
 
 @runtime_checkable
+class HasPast(Protocol):
+    """Goes on from adapters that came before, which act beside what it learns: it starts at base plus past.
+
+    `edgelora.protocols.Site.past` gives it their factors. It keeps what it needs of them in its own state: an
+    adapter is rebuilt without those it came from, from factors of the same shapes that are zero.
+    """
+
+    def past_factors(self) -> tuple[Factors, ...]:
+        """What its site had of each, oldest first; nothing of it learns."""
+        ...
+
+
+@runtime_checkable
 class ParameterGroups(Protocol):
     """Wants other learning rates for some parameters."""
 
@@ -230,7 +243,8 @@ ABILITIES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         Additive, LowRank, Mergeable, HasAuxLosses, Prunable, Nested, TaskAware, CrossSite,
-        AdaptsModel, WantsSource, Calibrated, ParameterGroups, Exportable, StockQuantization, StockTensors,
+        AdaptsModel, WantsSource, Calibrated, HasPast, ParameterGroups, Exportable, StockQuantization,
+        StockTensors,
     )
 }  # fmt: skip
 """Capability protocols by name, as `edgelora.parts.Part.abilities` spells them."""

@@ -24,6 +24,18 @@ def wilson_interval(right: int, n: int) -> tuple[float, float]:
     return low, high
 
 
+def paired_interval(lost: int, gained: int, n: int) -> tuple[float, float]:
+    """Interval of the share lost less the share gained, of ``n`` questions that were asked twice.
+
+    Wald's, with half a question added to each of the four cells: A. Agresti and Y. Min, Simple improved
+    confidence intervals for comparing matched proportions, Statistics in Medicine 24 (2005).
+    """
+    lost_, gained_, n_ = lost + 0.5, gained + 0.5, n + 2
+    centre = (lost_ - gained_) / n_
+    half = Z * math.sqrt((lost_ + gained_) / n_ - centre**2) / math.sqrt(n_)
+    return max(centre - half, -1.0), min(centre + half, 1.0)
+
+
 def mean_interval(mean: float, deviation: float, n: int) -> tuple[float, float]:
     """Normal interval of a mean of ``n`` values of standard deviation ``deviation``."""
     half = Z * deviation / math.sqrt(n) if n else math.inf

@@ -47,6 +47,22 @@ class AdapterOptions(Options):
     )
 
 
+class AnswerOptions(Options):
+    """What every evaluator has that asks the held-out questions of a task."""
+
+    max_new_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens generated per question at most; longer answers cannot match. Left out: those of "
+        "the task's longest expected answer and one more, up to longest_answer.",
+    )
+    longest_answer: int = Field(
+        512, ge=1, description="Bound on max_new_tokens where that is left out, against a single huge answer."
+    )
+    batch_size: int = Field(64, ge=1, description="Questions generated at the same time.")
+    samples: int = Field(500, ge=1, description="Held-out questions asked per task at most, the first ones.")
+
+
 class FourBitOptions(Options):
     """What every quantizer to 4-bit codes has."""
 

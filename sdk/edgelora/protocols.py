@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from edgelora.capabilities import TaskAware
@@ -46,7 +47,8 @@ class Site:
     """Resolved from ``alpha`` and ``alpha_pattern``."""
     task_names: tuple[str, ...] = ()
     past: tuple[Factors, ...] = ()
-    """Factors of the recipe's ``past`` adapters at this site, oldest first."""
+    """Factors of the recipe's ``past`` adapters at this site, oldest first: float32, scaling 1, nothing that
+    learns. What an adapter went on from is in its own. Read by layers that are `HasPast`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +263,7 @@ class Evaluation:
         split_digest: ``sha256:`` of the held-out rows of all tasks. An evaluator that measures some of them
             writes the digest of those into its measurements.
         source: Reads the unquantized weight (out, in) of a linear by its name; None where there are no files.
+        past: Factors of the recipe's ``past`` adapters by site, as `Site.past` has them.
     """
 
     model: Any
@@ -273,6 +276,7 @@ class Evaluation:
     examples: Sequence[Example] = ()
     split_digest: str = ""
     source: Callable[[str], Tensor] | None = None
+    past: Mapping[str, tuple[Factors, ...]] = MappingProxyType({})
 
     def route(self, task: str, rows: int | None = None) -> None:
         """Tell the layers that the next forward is of ``rows`` rows of ``task``; None: every row from now on.

@@ -67,8 +67,9 @@ class DataSource(_Section):
     task: TaskName = "main"
     """What the rows are for; files of one name are one task."""
     format: Format = "auto"
-    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """About this fraction of distinct rows is kept out of training, chosen by a hash of their content."""
+    held_out: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """About this fraction of distinct rows is kept out of training, chosen by a hash of their content. 1: all
+    of them, such as rows of an earlier task that are only measured."""
 
 
 class TrainSettings(_Section):
@@ -155,7 +156,8 @@ class Recipe(_Section):
     """How to train."""
     about: About = About()
     past: tuple[str, ...] = ()
-    """References of adapters that came before (continual learning)."""
+    """Adapters that came before, oldest first: references, or folders relative to the working directory.
+    Their changes stay in force, frozen, beside what is learned now. What one of them went on from is in it."""
     skip_modules: tuple[str, ...] = ()
     """Linears left unquantized, by name or suffix, besides the output head."""
     memory_budget: Size | None = None

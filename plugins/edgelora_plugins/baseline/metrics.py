@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -13,9 +11,9 @@ from torch import Tensor
 from edgelora import Options
 from edgelora.digests import questions_digest, tokens_digest
 from edgelora.intervals import mean_interval, wilson_interval
-from edgelora.layers.generate import greedy
+from edgelora.layers.answers import answered_right, examples_of
 from edgelora.layers.loss import row_losses
-from edgelora.protocols import Batch, Evaluation, Example, Measurement
+from edgelora.protocols import Batch, Evaluation, Measurement
 from edgelora_plugins.baseline.options import ExactMatchOptions
 
 
@@ -82,30 +80,13 @@ class ExactMatch:
         """``"<task>.exact_match"``; n counts questions."""
         measurements = {}
         for task in run.tasks:
-            examples = [example for example in run.examples if example.task == task][: self.options.samples]
+            examples = examples_of(run, task, self.options)
             if not examples:
                 continue
-            answers = greedy(
-                run.model,
-                run.tokenizer,
-                [example.prompt for example in examples],
-                max_new_tokens=self.options.max_new_tokens or self._longest(run.tokenizer, examples),
-                batch_size=self.options.batch_size,
-                before_batch=partial(run.route, task),
-            )
-            right = sum(
-                answer.strip() == example.response.strip()
-                for answer, example in zip(answers, examples, strict=True)
-            )
+            right = sum(answered_right(run, task, examples, self.options))
             low, high = wilson_interval(right, len(examples))
             digest = questions_digest((example.prompt, example.response) for example in examples)
             measurements[f"{task}.exact_match"] = Measurement(
                 right / len(examples), len(examples), low, high, digest
             )
         return measurements
-
-    def _longest(self, tokenizer: Any, examples: Sequence[Example]) -> int:
-        """Tokens of the longest expected answer and one more, by which an answer that goes on is told."""
-        responses = [example.response for example in examples]
-        encoded = tokenizer(responses, add_special_tokens=False)["input_ids"]
-        return min(max(len(ids) for ids in encoded) + 1, self.options.longest_answer)

@@ -16,6 +16,7 @@ from edgelora.engine.base import load_base, load_tokenizer, locate_base
 from edgelora.engine.inject import adapter_tensors, inject, is_named, plain_linears, replace_module
 from edgelora.engine.manifest_plan import plan_of
 from edgelora.engine.pack import NATIVE_NAME
+from edgelora.engine.past_sites import past_to_load
 from edgelora.engine.peft_format import WEIGHTS_NAME, from_peft
 from edgelora.errors import (
     BaseNotFound,
@@ -177,7 +178,8 @@ def _find_base(manifest: Manifest, given: str | None, revision: str | None) -> P
 def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> dict[str, nn.Module]:
     model.eval()
     before = probe_logits(model)
-    layers = inject(model, plan)
+    past = past_to_load(manifest.components[0].config, plain_linears(model))
+    layers = inject(model, plan, past=past)
     model.eval()  # the new layers too: dropout belongs to training
     try:
         load_tensors(layers, read_tensors(folder, manifest), manifest.identity.name)

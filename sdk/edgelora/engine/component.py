@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgelora.capabilities import HasPast
 from edgelora.engine.published import PeftForm
 from edgelora.manifest import Component, DerivativeRef, PartRef, PluginRef, decimal_text
 from edgelora.manifest.components import Dtype
@@ -33,13 +34,20 @@ def native_shape(
 ) -> dict[str, Any]:
     """``config`` of an adapter in its own form."""
     options = plan.parts["adapter"].options.model_dump(mode="json")
-    return {
+    ranks = {
+        site: [len(factors.A) for factors in layer.past_factors()]
+        for site, layer in layers.items()
+        if isinstance(layer, HasPast)
+    }
+    kept = {site: each for site, each in ranks.items() if each}
+    shape = {
         "r": options["rank"],
         "alpha": _alpha(options["alpha"]),
         "rankPattern": dict(rank_pattern),
         "targetModules": sorted(layers),
         "taskNames": list(plan.tasks),
     }
+    return shape | ({"pastRanks": kept} if kept else {})
 
 
 def dtype_of(tensors: Mapping[str, Tensor]) -> Dtype:
@@ -53,6 +61,8 @@ def dtype_of(tensors: Mapping[str, Tensor]) -> Dtype:
 def component_of(plan: Plan, shape: dict[str, Any], files: list[str], dtype: Dtype) -> Component:
     """The one component of an adapter that a plan made."""
     origin = plan.origin
+    if plan.past:
+        shape = {**shape, "pastWeights": [digest for past in plan.past for digest in past.weights]}
     return Component(
         id="main",
         derivative=DerivativeRef(

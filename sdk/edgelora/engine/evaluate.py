@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from edgelora.engine.batches import PaddedBatches
 from edgelora.engine.data import Dataset
+from edgelora.engine.past_sites import Past
 from edgelora.errors import PluginBug
 from edgelora.plan import Plan
 from edgelora.protocols import Evaluation, Example, Measurement
@@ -29,6 +31,7 @@ def evaluate(
     tokenizer: Any,
     dataset: Dataset,
     source: Callable[[str], Tensor] | None = None,
+    past: Past = MappingProxyType({}),
 ) -> dict[str, Measurement]:
     """Measure ``model`` with the plan's evaluators on the held-out rows of ``dataset``.
 
@@ -39,6 +42,7 @@ def evaluate(
         tokenizer: The model's.
         dataset: Its held-out rows are measured.
         source: Reads unquantized weights by the linear's name, where there are files to read.
+        past: Factors of the plan's earlier adapters, by site.
 
     Raises:
         PluginBug: An evaluator returned something else than measurements, or two used one name.
@@ -56,6 +60,7 @@ def evaluate(
         examples=_examples(dataset),
         split_digest=dataset.held_out_digest,
         source=source,
+        past=past,
     )
     measurements: dict[str, Measurement] = {}
     with as_found(model):

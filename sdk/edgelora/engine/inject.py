@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from edgelora.capabilities import WantsSource, clashes
 from edgelora.engine.hot_path import use_hot_path
+from edgelora.engine.past_sites import Past, with_past
 from edgelora.errors import PlanError, PluginBug
 from edgelora.layers import FrozenLinear
 from edgelora.plan import Plan
@@ -22,6 +24,7 @@ def inject(
     plan: Plan,
     adapter: Adapter | None = None,
     source: Callable[[str], Tensor] | None = None,
+    past: Past = MappingProxyType({}),
 ) -> dict[str, nn.Module]:
     """Freeze ``model`` and wrap the linears the recipe's ``target_modules`` name.
 
@@ -34,18 +37,20 @@ def inject(
         adapter: The plan's adapter where it was built before; else it is built here.
         source: Reads unquantized weights by the linear's name, for an adapter that starts from them
             (`WantsSource`). Left out where tensors are loaded into the layers anyway.
+        past: What `edgelora.engine.past_factors.read_past` read before anything was injected.
 
     Returns:
         The adapted layers by site name, in the order of the model.
 
     Raises:
-        PlanError: A target, or a pattern, names no linear.
+        PlanError: A target, or a pattern, names no linear; or an adapter of the past changes one that is not
+            adapted now.
         PluginBug: The adapter returned something that is not a module, or whose members are misleading.
     """
     adapter = adapter or plan.build("adapter")
     model.requires_grad_(False)
     linears = plain_linears(model)
-    sites = choose_sites(linears, plan)
+    sites = with_past(choose_sites(linears, plan), past)
     layers: dict[str, nn.Module] = {}
     for site in sites:
         linear = linears[site.name]

@@ -27,13 +27,15 @@ from edgelora.engine.data import Dataset, load_dataset
 from edgelora.engine.effect import changes_something
 from edgelora.engine.estimating.settling import settle, tell_peak
 from edgelora.engine.memory import peaks, reset_peaks
+from edgelora.engine.past_factors import check_past, read_past
+from edgelora.engine.past_sites import Past
 from edgelora.engine.report import QuietReporter, Reporter
-from edgelora.engine.resuming import compare_plans
+from edgelora.engine.resuming import compare_bases, compare_plans, digests_of
 from edgelora.engine.run_folder import RunFolder
 from edgelora.engine.source import source_for, source_weights
 from edgelora.errors import PlanError, ResumeMismatch
 from edgelora.known_bases import remember_base
-from edgelora.manifest import MANIFEST_NAME, Base, Manifest, read_manifest
+from edgelora.manifest import MANIFEST_NAME, Manifest, read_manifest
 from edgelora.manifest.base_files import check_base_unchanged, state_of_base
 from edgelora.manifest.base_identity import identify_base
 from edgelora.plan import Plan
@@ -63,6 +65,7 @@ class Job:
         self.steps = 0
         self.trainable = 0
         self.rank_pattern: dict[str, int] = {}
+        self.past: Past = {}
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -80,6 +83,7 @@ class Job:
         Raises:
             RunExists: There is a run, and neither ``resume`` nor ``overwrite`` was asked for.
             ResumeMismatch: The run was started with another plan, other data, or under other conditions.
+            WrongBase: An earlier adapter the recipe goes on from was trained on another base.
         """
         reset_peaks()
         settings = self.plan.recipe.train
@@ -87,15 +91,12 @@ class Job:
         named = "micro" if self.plan.recipe.base == "micro" else None
         self.check_base = partial(check_base_unchanged, self.place, state_of_base(self.place))
         self.identity = identify_base(self.place, repo=named)
+        check_past(self.plan, self.identity, self.place)
         checkpoint = None
         if resume:
             checkpoint = self.folder.latest_checkpoint()
             compare_plans(checkpoint["plan"], self._document())
-            if checkpoint["base"] != _digests(self.identity):
-                raise ResumeMismatch(
-                    f"the base in {self.place} is not the one the run was started on",
-                    fix="restore its files, or start again into another 'out'",
-                )
+            compare_bases(checkpoint["base"], self.identity, self.place)
             restore_conditions(checkpoint["conditions"], self.conditions)
             self.conditions = checkpoint["conditions"]
             if self.accelerator.is_main_process:
@@ -143,9 +144,11 @@ class Job:
         return self.evaluate(model, {}, dataset)
 
     def inject(self, model: Any) -> dict[str, nn.Module]:
-        """Adapt the model; the seed is set before the adapter draws its start."""
+        """Adapt the model, beside its past; the seed is set before the adapter draws its start."""
+        self.past = read_past(model, self.plan)
         seed_everything(self.plan.recipe.train.seed, step=-1)
-        layers = inject.inject(model, self.plan, self.adapter, source_for(self.adapter, self.place))
+        source = source_for(self.adapter, self.place)
+        layers = inject.inject(model, self.plan, self.adapter, source, self.past)
         self.check_base()
         # Quantizing and starting adapters leave holes between what stays, more than a step would fill.
         return_holes()
@@ -190,7 +193,7 @@ class Job:
                 "conditions": self.conditions,
                 "plan": self._document(),
                 "data": dataset.train_digest,
-                "base": _digests(self.identity),
+                "base": digests_of(self.identity),
             },
             evaluate=lambda: self.evaluate(model, layers, dataset),
             check_base=self.check_base,
@@ -211,6 +214,7 @@ class Job:
             tokenizer=self.tokenizer,
             dataset=dataset,
             source=source_weights(self.place),
+            past=self.past,
         )
 
     def pack(
@@ -269,22 +273,16 @@ class Job:
 def recipe_digest(plan: Plan) -> str:
     """``sha256:`` of the resolved recipe, as manifests name it: equal for runs that ask for the same.
 
-    Where files lie does not count: ``out`` is left out, and of each data path only the name is taken.
+    Where files lie does not count: ``out`` is left out, of each data path only the name is taken, and of each
+    earlier adapter the digest of its manifest.
     """
     recipe = plan.as_document()["recipe"]
     del recipe["out"]
+    recipe["past"] = [past.digest for past in plan.past]
     for source in recipe["data"]:
         source["path"] = Path(source["path"]).name
     document = json.dumps(recipe, sort_keys=True).encode()
     return f"sha256:{hashlib.sha256(document).hexdigest()}"
-
-
-def _digests(base: Base) -> dict[str, str | None]:
-    return {
-        "tensors": base.tensors_digest,
-        "configuration": base.config_digest,
-        "tokenizer": base.tokenizer_digest,
-    }
 
 
 def _versions() -> dict[str, str]:

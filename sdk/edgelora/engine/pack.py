@@ -134,7 +134,7 @@ def _write(
         publisher=plan.recipe.about.publisher,
         base=record.base,
         components=(component,),
-        derived_from=_origins(plan.recipe.about),
+        derived_from=_origins(plan),
         files=tuple(files),
         tree_digest=tree_digest(files),
         tensors=summarize_tensors(staging, files),
@@ -151,12 +151,12 @@ def _write(
     return manifest
 
 
-def _origins(about: About) -> tuple[DerivedFrom, ...] | None:
-    origins = (
-        DerivedFrom(manifest_digest=origin.manifest, relation=origin.relation)
-        for origin in about.derived_from
+def _origins(plan: Plan) -> tuple[DerivedFrom, ...] | None:
+    stated = [(origin.manifest, origin.relation) for origin in plan.recipe.about.derived_from]
+    origins = dict.fromkeys([*stated, *((past.digest, "continued") for past in plan.past)])
+    return (
+        tuple(DerivedFrom(manifest_digest=digest, relation=relation) for digest, relation in origins) or None
     )
-    return tuple(origins) or None
 
 
 def _use(about: About) -> Use | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from edgelora.errors import ResumeMismatch
+from edgelora.manifest import Base
 from edgelora.recipe import TrainSettings
 
 FREE_TO_CHANGE = {
     ("recipe", "out"),
     ("recipe", "about"),
+    # What they are counts, not where they lie: the plan has their digests.
+    ("recipe", "past"),
     # Where the base lies was chosen at the start, and is taken over from the checkpoint.
     ("recipe", "memory_budget"),
     ("recipe", "train", "save_every"),
@@ -38,6 +42,28 @@ def compare_plans(stored: dict[str, Any], current: dict[str, Any]) -> None:
                 f"the run was started with {name} = {before.get(key)!r}, and now it is {now.get(key)!r}",
                 fix="restore that value, or start again into another 'out'",
             )
+
+
+def digests_of(base: Base) -> dict[str, str | None]:
+    """What a checkpoint keeps of the base."""
+    return {
+        "tensors": base.tensors_digest,
+        "configuration": base.config_digest,
+        "tokenizer": base.tokenizer_digest,
+    }
+
+
+def compare_bases(stored: dict[str, str | None], base: Base, place: Path) -> None:
+    """Refuse to resume on another base.
+
+    Raises:
+        ResumeMismatch: A digest differs.
+    """
+    if stored != digests_of(base):
+        raise ResumeMismatch(
+            f"the base in {place} is not the one the run was started on",
+            fix="restore its files, or start again into another 'out'",
+        )
 
 
 def _flat(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:

@@ -57,8 +57,8 @@ def identify_base(
     cached_repo, cached_revision = _cached_name(folder)
     files = {name: hash_weights(folder / name, rehash=rehash) for name in weights_files(folder)}
     _check_index(folder, files)
-    config_bytes = _read(folder / "config.json")
-    config = _object(config_bytes, folder / "config.json")
+    config = _object(_read(folder / "config.json"), folder / "config.json")
+    config_digest, semantic_digest = describe_config(folder)
     weights = tuple(BaseFile(path=name, size=file.size, sha256=file.sha256) for name, file in files.items())
     return Base(
         repo=repo or cached_repo or folder.resolve().name or str(folder),
@@ -66,11 +66,21 @@ def identify_base(
         architecture=_architecture(config, folder),
         tensors_digest=digest_of_tensors(files),
         weights=weights,
-        config_digest=_digest(config_bytes),
-        config_semantic_digest=_semantic_digest(config),
+        config_digest=config_digest,
+        config_semantic_digest=semantic_digest,
         tokenizer_digest=_tokenizer_digest(folder),
         chat_template_digest=_chat_template_digest(folder),
     )
+
+
+def describe_config(folder: Path) -> tuple[str, str | None]:
+    """``configDigest`` and ``configSemanticDigest`` of the base model in a folder; its weights are not read.
+
+    Raises:
+        ModelError: There is no configuration that can be read.
+    """
+    data = _read(folder / "config.json")
+    return _digest(data), _semantic_digest(_object(data, folder / "config.json"))
 
 
 def weights_files(folder: Path) -> list[str]:

@@ -87,6 +87,8 @@ class ComponentConfig(Wire):
     use_rslora: Flag | None = None
     task_names: Array[Word] | None = None
     peft_settings: Free | None = None
+    past_weights: Array[Digest] | None = None
+    past_ranks: dict[Text, Array[Positive]] | None = None
 
 
 def _check_config(config: dict[str, Any]) -> None:

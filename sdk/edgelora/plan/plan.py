@@ -13,6 +13,7 @@ from edgelora.errors import CombinationError, PlanError
 from edgelora.parts import Kind
 from edgelora.plan.choice import choose_evaluators, choose_part
 from edgelora.plan.part import PlannedPart
+from edgelora.plan.past import PastAdapter, find_past
 from edgelora.plan.prepared import check_is_in_files, check_source_is_known, over_prepared
 from edgelora.plan.stated import installed, part_from_document
 from edgelora.plan.text import describe_plan
@@ -44,6 +45,7 @@ class Plan:
         parts: One part of each of ``SINGLE_KINDS``.
         evaluators: In the order they run.
         tasks: Names of the tasks, in the order of ``task_ids``; ``("main",)`` where there are no data.
+        past: The adapters to go on from, oldest first.
     """
 
     recipe: Recipe
@@ -52,6 +54,7 @@ class Plan:
     parts: Mapping[Kind, PlannedPart]
     evaluators: tuple[PlannedPart, ...]
     tasks: tuple[str, ...]
+    past: tuple[PastAdapter, ...] = ()
 
     def build(self, kind: Kind) -> Any:
         """Build the part of a kind; see `edgelora.plan.part.PlannedPart.build`."""
@@ -63,7 +66,7 @@ class Plan:
 
     def as_document(self) -> dict[str, Any]:
         """JSON values from which `plan_from_document` makes an equal plan."""
-        return {
+        document: dict[str, Any] = {
             "format": 1,
             "derivative": {
                 "name": self.derivative,
@@ -76,6 +79,7 @@ class Plan:
             "tasks": list(self.tasks),
             "recipe": self.recipe.model_dump(mode="json"),
         }
+        return document | ({"past": [past.digest for past in self.past]} if self.past else {})
 
 
 def make_plan(recipe: Recipe, registry: Registry) -> Plan:
@@ -92,12 +96,9 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
         PlanError: The recipe leaves something open, lists an evaluator twice, or a part's options do not suit
             the rest of the plan.
         PluginBug: A part breaks a rule of its hook.
+        WrongBase: An adapter to go on from was trained on another base.
+        EdgeloraError: Such an adapter is not there, or not trusted; see `edgelora.plan.past.find_past`.
     """
-    if recipe.past:
-        raise PlanError(
-            f"'past' names {recipe.past[0]!r}, and no adapter of this edgelora continues from earlier ones",
-            fix="leave 'past' out",
-        )
     origin = registry.derivative(recipe.derivative)
     record = prepared_at(recipe.base)
     if record is not None:
@@ -117,6 +118,7 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
     evaluators = choose_evaluators(recipe, origin, registry)
     _check_combination((*parts.values(), *evaluators))
     _check_needs(parts["adapter"], (*parts.values(), *evaluators))
+    past = find_past(recipe, parts, record, registry)
     plan = Plan(
         recipe=recipe,
         derivative=origin.derivative.name,
@@ -124,6 +126,7 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
         parts=MappingProxyType(parts),
         evaluators=evaluators,
         tasks=tuple(dict.fromkeys(source.task for source in recipe.data)) or ("main",),
+        past=past,
     )
     if recipe.data:
         for part in (*parts.values(), *evaluators):
@@ -153,7 +156,13 @@ def plan_from_document(document: Mapping[str, Any], registry: Registry) -> Plan:
         ) from error
     _check_combination((*parts.values(), *evaluators))
     _check_needs(parts["adapter"], (*parts.values(), *evaluators))
-    return Plan(recipe, origin.derivative.name, origin, MappingProxyType(parts), evaluators, tasks)
+    past = find_past(recipe, parts, prepared_at(recipe.base), registry)
+    if [each.digest for each in past] != document.get("past", []):
+        raise PlanError(
+            f"the adapters that 'past' names ({', '.join(recipe.past)}) are not those the plan was made with",
+            fix="restore them, or make the plan from its recipe again",
+        )
+    return Plan(recipe, origin.derivative.name, origin, MappingProxyType(parts), evaluators, tasks, past)
 
 
 def _check_abilities(adapter: PlannedPart) -> None:

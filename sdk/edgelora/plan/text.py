@@ -11,6 +11,7 @@ from edgelora.sizes import size_text
 
 if TYPE_CHECKING:
     from edgelora.plan import Plan
+    from edgelora.plan.past import PastAdapter
     from edgelora.recipe import DataSource, Recipe, TrainSettings
 
 _LABEL_WIDTH = 16
@@ -34,8 +35,8 @@ def describe_plan(plan: Plan) -> str:
         lines.append(_line("memory budget", _budget(plan.recipe.memory_budget)))
     if plan.recipe.skip_modules:
         lines.append(_line("not quantized", ", ".join(plan.recipe.skip_modules)))
-    if plan.recipe.past:
-        lines += _many("past", list(plan.recipe.past))
+    if plan.past:
+        lines += _many("past", [_past(past) for past in plan.past])
     lines.append(_line("out", str(plan.recipe.out)))
     return "\n".join(lines)
 
@@ -69,6 +70,12 @@ def _part(part: PlannedPart) -> str:
     )
     name = f"{part.name} (from {part.plugin}, {part.distribution} {part.version})"
     return f"{name}: {options}" if options else name
+
+
+def _past(past: PastAdapter) -> str:
+    earlier = len(past.weights) - 1
+    held = f", with the {earlier} it went on from" if earlier else ""
+    return f"{past.reference} ({past.component.derivative.name}, manifest {past.digest[:19]}…{held})"
 
 
 def _source(source: DataSource) -> str:

@@ -14,7 +14,12 @@ from edgelora.verify import Finding, check
 
 
 def check_trusted(folder: Path, policy: TrustPolicy | None = None) -> Manifest:
-    """The manifest of a sound adapter folder that the trust policy lets pass.
+    """The manifest that `read_trusted` reads."""
+    return read_trusted(folder, policy)[1]
+
+
+def read_trusted(folder: Path, policy: TrustPolicy | None = None) -> tuple[bytes, Manifest]:
+    """The manifest of a sound adapter folder that the trust policy lets pass: its bytes, and what they say.
 
     What is returned was read from the bytes whose signatures were checked.
 
@@ -32,7 +37,7 @@ def check_trusted(folder: Path, policy: TrustPolicy | None = None) -> Manifest:
             f"{folder / MANIFEST_NAME} changed while it was read", fix="leave the folder alone, and try again"
         )
     judge_folder(folder, data, signed, policy)
-    return signed
+    return data, signed
 
 
 def judge_folder(

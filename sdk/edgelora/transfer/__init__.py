@@ -23,12 +23,13 @@ from edgelora.transfer.fetching import Progress
 from edgelora.transfer.pulling import Pulled, pull
 from edgelora.transfer.pushing import Receipt, push
 from edgelora.transfer.releasing import release_as
-from edgelora.transfer.resolve import locate_adapter, resolve_adapter
+from edgelora.transfer.resolve import FoundAdapter, find_adapter, locate_adapter, resolve_adapter
 from edgelora.transfer.yanking import Withdrawal, unyank, yank, yank_reason
 
 __all__ = [
     "CacheCheck",
     "CacheEntry",
+    "FoundAdapter",
     "Listing",
     "Progress",
     "Pulled",
@@ -37,6 +38,7 @@ __all__ = [
     "Withdrawal",
     "address_named",
     "cached_files",
+    "find_adapter",
     "find_manifest",
     "list_adapters",
     "list_cache",

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgelora.errors import MissingFile
-from edgelora.signing.trusted import check_trusted
+from edgelora.manifest import Manifest
+from edgelora.signing.trusted import read_trusted
 from edgelora.store import is_folder_path, parse_reference
 from edgelora.transfer.catalog import find_pulled
 from edgelora.transfer.naming import check_identity, telling_of_folder
 from edgelora.transfer.pulling import pull
 
 
+@dataclass(frozen=True, slots=True)
+class FoundAdapter:
+    """A sound adapter on this machine that the trust policy lets pass."""
+
+    folder: Path
+    manifest: Manifest
+    digest: str
+    """``sha256:`` and the digest of the manifest's bytes."""
+
+
 def resolve_adapter(adapter: str | Path) -> Path:
-    """A verified adapter folder for a folder, a pulled adapter, or a reference that is then pulled.
+    """The folder that `find_adapter` finds."""
+    return find_adapter(adapter).folder
+
+
+def find_adapter(adapter: str | Path) -> FoundAdapter:
+    """A verified adapter for a folder, a pulled adapter, or a reference that is then pulled.
 
     What can be read as a reference is one, even where a folder of that name lies in the working directory:
     ``./ns/name`` is the folder. A reference without a store is looked up among the pulled adapters first;
@@ -26,10 +44,10 @@ def resolve_adapter(adapter: str | Path) -> Path:
         EdgeloraError: What `edgelora.signing.check_trusted` or `pull` finds.
     """
     folder = locate_adapter(adapter)
-    manifest = check_trusted(folder)
+    data, manifest = read_trusted(folder)
     if isinstance(adapter, str) and not is_folder_path(adapter):
         check_identity(parse_reference(adapter), manifest.identity, folder)
-    return folder
+    return FoundAdapter(folder, manifest, f"sha256:{hashlib.sha256(data).hexdigest()}")
 
 
 def locate_adapter(adapter: str | Path) -> Path:

@@ -17,9 +17,11 @@ def choose_held_out(hashes: Iterable[bytes], fraction: float) -> set[bytes]:
     """About ``fraction`` of the distinct ``hashes``: those that are small as numbers.
 
     A row keeps its side when others are added, removed or reordered, and duplicates share one. Of two or more
-    distinct rows at least one is on either side, unless ``fraction`` is 0.
+    distinct rows at least one is on either side, unless ``fraction`` is 0 or 1.
     """
     distinct = sorted(set(hashes))
+    if fraction == 1:
+        return set(distinct)
     if fraction == 0 or len(distinct) < 2:
         return set()
     limit = int(fraction * 2**64)

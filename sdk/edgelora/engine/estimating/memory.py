@@ -17,6 +17,7 @@ from edgelora.engine.estimating.step import Rows, StepCost, step_cost
 from edgelora.engine.estimating.values import on_shapes
 from edgelora.engine.inject import inject, trainable_parameters
 from edgelora.engine.mapped.blocks import decoder_blocks
+from edgelora.engine.past_factors import read_past
 from edgelora.errors import ModelError
 from edgelora.layers import FrozenLinear
 from edgelora.layers.mapped import MappedLinear
@@ -133,7 +134,8 @@ def predict(plan: Plan, around: Surroundings, placement: Placement) -> Memory:
     release_scratch()
     shapes = make_shape_model(plan, around.config, around.dtype, in_files=around.prepared)
     with on_shapes("the adapter cannot be started without memory", plan), torch.device("meta"):
-        layers = inject(shapes.model, plan, source=lambda name: _source(shapes, name))
+        past = read_past(shapes.model, plan)
+        layers = inject(shapes.model, plan, source=lambda name: _source(shapes, name), past=past)
     own, mapped, loading = _weights(shapes, layers, around, placement)
     step = _step(shapes, layers, plan, around.rows)
     base = _base_size(shapes)

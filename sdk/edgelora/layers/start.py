@@ -1,0 +1,42 @@
+"""A model as its training began, for measurements of what it has lost since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgelora.layers.frozen import FrozenLinear
+from edgelora.protocols import Factors
+
+
+@contextmanager
+def as_started(layers: Mapping[str, nn.Module], past: Mapping[str, tuple[Factors, ...]]) -> Iterator[None]:
+    """Inside, layers compute base and the adapters that came before, and nothing that was learned since.
+
+    Args:
+        layers: By site name, each with one `FrozenLinear` in it.
+        past: `edgelora.protocols.Evaluation.past`.
+    """
+    found = {site: vars(layer).get("forward") for site, layer in layers.items()}
+    for site, layer in layers.items():
+        base = next(part for part in layer.modules() if isinstance(part, FrozenLinear))
+        layer.forward = partial(_start, base, past.get(site, ()))
+    try:
+        yield
+    finally:
+        for site, layer in layers.items():
+            del layer.forward
+            if found[site] is not None:
+                layer.forward = found[site]
+
+
+def _start(base: FrozenLinear, past: tuple[Factors, ...], x: Tensor) -> Tensor:
+    y: Tensor = base(x)
+    for A, B, scaling in past:
+        low = functional.linear(x, A.to(x)) * scaling
+        y = y + functional.linear(low, B.to(x))
+    return y
