@@ -85,6 +85,7 @@ results: $(READY)
 compare: $(READY)
 	$(BIN)/python benchmarks/derivatives.py --out build/bench/derivatives.json
 	$(BIN)/python benchmarks/task_conflict.py --out build/bench/task_conflict.json
+	$(BIN)/python benchmarks/forgetting.py --out build/bench/forgetting.json
 	$(BIN)/python benchmarks/quality_paths.py --out build/bench/quality_paths.json
 
 micro: $(READY)

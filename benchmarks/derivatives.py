@@ -35,6 +35,8 @@ DERIVATIVES: dict[str, dict[str, Any]] = {
     "olora": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 5e-4},
     "mtlora": {"adapter": {"rank": 12, "alpha": 24, "task_rank": 4, "task_alpha": 8}, "learning_rate": 5e-3},
     "irqlora": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 2e-3},
+    # Without a past it is LoRA, and its penalty is 0; benchmarks/forgetting.py has what it is for.
+    "clora": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 5e-3},
 }
 PAPER = {
     "lora": ("-", "-"),
@@ -44,6 +46,7 @@ PAPER = {
     "olora": ("no", "no"),
     "mtlora": ("no", "no"),
     "irqlora": ("no", "no"),
+    "clora": ("-", "-"),
 }
 """Quantization and dynamic rank selection as the paper's Table I has them; it lists neither LoRA nor DoRA."""
 LITMUS = ("decimals_conflict", "decimals_agree", "versions", "sequences", "fibonacci")

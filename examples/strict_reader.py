@@ -69,8 +69,8 @@ distribution:word version?:range entryPoint?:text wheelDigest?:digest; part name
 distribution:word version:text options?:free; parts adapter:part quantizer?:part rank_scheduler?:part
 loss_combiner?:part; config r?:positive alpha?:alpha rankPattern?:{count} alphaPattern?:{alpha}
 targetModules?:[text] bias?:text modulesToSave?:[text] useDora?:flag useRslora?:flag taskNames?:[word]
-peftSettings?:free; tree op:single|sum|concat|switch|route inputs:[input]+; external reference:text
-manifestDigest:digest; input component?:id external?:external composition?:tree weight?:decimal; derived
+peftSettings?:free pastWeights?:[digest] pastRanks?:{[positive]}; tree
+op:single|sum|concat|switch|route inputs:[input]+; external reference:text manifestDigest:digest; input component?:id external?:external composition?:tree weight?:decimal; derived
 manifestDigest:digest relation:word; task type:word head?:text labels?:[text]; file path:path size:count
 sha256:sha256 mediaType:mediaType role:word; tensors count:count bytes:count keysDigest:digest; memory
 load?:count infer?:count; quantization method:word bits:positive groupSize?:positive scheme?:word; fallback

@@ -6,8 +6,7 @@ What an adapter can do beyond its protocol is in `edgelora.capabilities`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from edgelora.capabilities import TaskAware
@@ -276,7 +275,7 @@ class Evaluation:
     examples: Sequence[Example] = ()
     split_digest: str = ""
     source: Callable[[str], Tensor] | None = None
-    past: Mapping[str, tuple[Factors, ...]] = MappingProxyType({})
+    past: Mapping[str, tuple[Factors, ...]] = field(default_factory=dict)
 
     def route(self, task: str, rows: int | None = None) -> None:
         """Tell the layers that the next forward is of ``rows`` rows of ``task``; None: every row from now on.

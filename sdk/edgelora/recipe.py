@@ -157,7 +157,7 @@ class Recipe(_Section):
     about: About = About()
     past: tuple[str, ...] = ()
     """Adapters that came before, oldest first: references, or folders relative to the working directory.
-    Their changes stay in force, frozen, beside what is learned now. What one of them went on from is in it."""
+    Their changes stay in force, frozen, beside what is learned now. What one of them went on from it has."""
     skip_modules: tuple[str, ...] = ()
     """Linears left unquantized, by name or suffix, besides the output head."""
     memory_budget: Size | None = None

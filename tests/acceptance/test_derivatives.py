@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from derivatives import DERIVATIVES
+from forgetting import interval
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 BAR = 0.85
 
@@ -23,8 +26,16 @@ def measured(name, tmp_path):
 def test_each_derivative_corrects_the_planted_misconception(tmp_path):
     results = measured("derivatives", tmp_path)["results"]
     worst = {name: min(run["litmus.decimals_conflict"] for run in runs) for name, runs in results.items()}
-    assert len(worst) == 7
+    assert set(worst) == set(DERIVATIVES)
     assert {name: value for name, value in worst.items() if value < BAR} == {}
+
+
+def test_c_lora_forgets_less_than_lora_after_lora(tmp_path):
+    sequential, continual = measured("forgetting", tmp_path)["results"].values()
+    lost = [[run["forgetting"] for run in runs] for runs in (sequential, continual)]
+    _, low, _ = interval([old - new for old, new in zip(*lost, strict=True)])
+    assert low > 0
+    assert min(run["decimals"] for run in continual) >= BAR
 
 
 def test_tasks_behind_one_prompt_need_an_adapter_that_knows_the_task(tmp_path):

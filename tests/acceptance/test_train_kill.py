@@ -33,8 +33,9 @@ PARTS = {
     "qlora": "",
     "adalora": "rank_scheduler: {target_rank: 2, every: 4, warmup_steps: 5, final_steps: 15}",
     "mtlora": "loss_combiner: uncertainty",
+    "clora": "past: [FOLDER/first/adapter]",
 }
-"""Prunings and learned weights of tasks are state of their own that must come back."""
+"""Prunings, learned weights of tasks and the adapters before it are state of its own that must come back."""
 
 PACKED = {"mtlora"}
 """How rows are packed is no state: it follows from seed and step."""
@@ -45,7 +46,14 @@ def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kill")
     save_tokenizer(folder / "base")
     save_llama(folder / "base")
-    return folder, write_rows(folder / "train.jsonl", 200), write_rows(folder / "other.jsonl", 100, seed=1)
+    rows, others = write_rows(folder / "train.jsonl", 200), write_rows(folder / "other.jsonl", 100, seed=1)
+    first = folder / "first.yaml"
+    first.write_text(
+        f"{{derivative: lora, base: {folder / 'base'}, adapter: {{rank: 3}}, data: [{{path: {rows}}}],"
+        f" train: {{max_steps: 5, learning_rate: 1.0e-2}}, out: {folder / 'first'}}}"
+    )
+    finish(start(first))
+    return folder, rows, others
 
 
 def start(recipe, *options):
@@ -86,7 +94,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(inputs, tmp_path, derivative, ev
         text = RECIPE.format(
             derivative=derivative,
             base=folder / "base",
-            parts=PARTS[derivative],
+            parts=PARTS[derivative].replace("FOLDER", str(folder)),
             rows=rows,
             others=others,
             steps=STEPS,

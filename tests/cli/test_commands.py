@@ -54,8 +54,8 @@ def test_plugins_show_of_an_unknown_plugin_names_those_there_are(edgelora):
     assert ran.exit_code == 7
     assert ran.err == (
         "error[plugin-missing]: no plugin 'qlorra' is installed\n"
-        "  fix: did you mean 'qlora'? installed are: adalora, baseline, dora, irqlora, litmus, llmint8, "
-        "lora, mtlora, olora, qlora, yugopuspito2024\n"
+        "  fix: did you mean 'qlora'? installed are: adalora, baseline, clora, dora, irqlora, litmus, "
+        "llmint8, lora, mtlora, olora, qlora, yugopuspito2024\n"
     )
 
 

@@ -26,6 +26,7 @@ LORA = per_layer(lambda out, into: RANK * (out + into))
 SITES = BLOCKS * len(SHAPES)
 CLOSED_FORMS = {
     "lora": (LORA, {}),
+    "clora": (LORA, {}),
     "olora": (LORA, {}),
     "dora": (LORA + per_layer(lambda out, into: out), {}),
     "svd": (LORA + SITES * RANK, {}),

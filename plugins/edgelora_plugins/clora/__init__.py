@@ -3,9 +3,9 @@
 Smith et al., Continual Diffusion: Continual Customization of Text-to-Image Diffusion with C-LoRA,
 arXiv:2304.06027. Yugopuspito et al. 2024 name Continual LoRA (C-LoRA) without an algorithm or a citation.
 
-Others bear nearly the same name and are not meant: CLoRA (Controlled LoRA, 2024) keeps A and B off fixed random
-subspaces; C-LoRA of arXiv:2502.17920 has a learnable routing matrix between A and B; O-LoRA (arXiv:2310.14152)
-penalizes the overlap of the subspaces of A.
+Others bear nearly the same name and are not meant: CLoRA (Controlled LoRA, 2024) keeps A and B off fixed
+random subspaces; C-LoRA of arXiv:2502.17920 has a learnable routing matrix between A and B; O-LoRA
+(arXiv:2310.14152) penalizes the overlap of the subspaces of A.
 """
 
 from collections.abc import Iterable

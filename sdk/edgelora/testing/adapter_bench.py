@@ -75,7 +75,7 @@ class AdapterBench(PartConformance):
 
     def logits_file(self, subject: Subject) -> Path:
         """Where the fresh process wrote its logits."""
-        return self._place(subject).with_suffix(".pt")
+        return self.place(subject).with_suffix(".pt")
 
     def skip_unless(self, ability: type) -> None:
         """Skip the check where no layer has an ability."""
@@ -128,10 +128,10 @@ class AdapterBench(PartConformance):
         packed: list[Packed] = []
         failures: dict[str, str] = {}
         for subject in self.trained():
-            name, place = self.over(subject), self._place(subject)
+            name, place = self.over(subject), self.place(subject)
             try:
-                with _home_of_its_own():
-                    pack(subject.model, subject.layers, subject.plan, _record(subject), place)
+                with home_of_its_own():
+                    pack(subject.model, subject.layers, subject.plan, record_of(subject), place)
             except EdgeloraError as error:
                 failures[name] = str(error)
             else:
@@ -140,7 +140,8 @@ class AdapterBench(PartConformance):
                 )
         return failures | apply_afresh(packed)
 
-    def _place(self, subject: Subject) -> Path:
+    def place(self, subject: Subject) -> Path:
+        """Where a trained adapter is packed."""
         found, case = self.found(), re.sub(r"\W+", "-", self._name(subject.plan))
         return tiny.folder() / f"{found.plugin}-{found.part.name}-{case}-{id(type(self)):x}" / "adapter"
 
@@ -157,7 +158,8 @@ class AdapterBench(PartConformance):
         return ", ".join(told)
 
 
-def _record(subject: Subject) -> RunRecord:
+def record_of(subject: Subject) -> RunRecord:
+    """What a manifest says of the few steps of a subject."""
     return RunRecord(
         base=identify_base(tiny.base_folder()),
         dataset=subject.dataset,
@@ -175,7 +177,7 @@ def _record(subject: Subject) -> RunRecord:
 
 
 @contextmanager
-def _home_of_its_own() -> Iterator[None]:
+def home_of_its_own() -> Iterator[None]:
     """Digests of the tiny base do not go into the user's cache."""
     found: Any = os.environ.get("EDGELORA_HOME")
     os.environ["EDGELORA_HOME"] = str(tiny.folder() / "home")

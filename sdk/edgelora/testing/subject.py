@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from edgelora.engine.conditions import seed_everything
 from edgelora.engine.data import Dataset, Row, collate
 from edgelora.engine.inject import inject, trainable_parameters
 from edgelora.engine.optimizer import make_optimizer
+from edgelora.engine.past_sites import Past
 from edgelora.engine.source import SourceWeights
 from edgelora.layers import FrozenLinear
 from edgelora.layers.authoring import SummingCombiner
@@ -191,15 +193,15 @@ class Subject:
         return base_tensors(self.model, self.layers)
 
 
-def make_subject(plan: Plan) -> Subject:
-    """Load the tiny base, adapt it as a run does, and look at what it computes."""
+def make_subject(plan: Plan, past: Past = MappingProxyType({})) -> Subject:
+    """Load the tiny base, adapt it as a run does, beside a past, and look at what it computes."""
     dataset = tiny.dataset(plan.tasks)
     model = load_base(plan, CPU)
     before = {name: tensor.clone() for name, tensor in base_tensors(model, {}).items()}
     logits = probe_logits(model)
     adapter = plan.build("adapter")
     seed_everything(plan.recipe.train.seed, step=-1)
-    layers = inject(model, plan, adapter, SourceWeights(tiny.base_folder()))
+    layers = inject(model, plan, adapter, SourceWeights(tiny.base_folder()), past)
     require_factors(layers)
     subject = Subject(plan, model, adapter, layers, dataset, before, logits)
     if isinstance(adapter, Calibrated):

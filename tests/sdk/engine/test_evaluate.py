@@ -99,7 +99,7 @@ def test_answers_are_as_long_as_the_longest_expected_one(measure, monkeypatch, t
         asked.append(max_new_tokens)
         return [""] * len(prompts)
 
-    monkeypatch.setattr("edgelora_plugins.baseline.metrics.greedy", answers)
+    monkeypatch.setattr("edgelora.layers.answers.greedy", answers)
     source = {"path": str(path), "held_out": 0.9}
     _, _, dataset = measure([{"name": "exact-match", **options}], data=[source])
     longest = max(len(row.response) for row in dataset.held_out)
@@ -129,7 +129,7 @@ def test_exact_match_counts_answers_letter_by_letter(measure, monkeypatch):
 
     _, _, dataset = measure([])
     expected = [row.response for row in dataset.held_out]
-    monkeypatch.setattr("edgelora_plugins.baseline.metrics.greedy", answers)
+    monkeypatch.setattr("edgelora.layers.answers.greedy", answers)
     found = measure(["exact-match"])[0]["main.exact_match"]
     assert found.n == len(expected)
     assert found.value == (len(expected) - 1) / len(expected)
