@@ -20,13 +20,14 @@ LIGHT := cli tools sdk/edgelora/*.py sdk/edgelora/registry sdk/edgelora/plan sdk
 # A caller's PYTHONPATH or user packages must not decide what is tested.
 export PYTHONNOUSERSITE := 1
 
-.PHONY: help quickstart test lint format acceptance fuzz conformance bench bench-large results compare micro offline-kit wheel wheel-test docs clean
+.PHONY: help quickstart test lint format acceptance llama-cpp fuzz conformance bench bench-large results compare micro offline-kit wheel wheel-test docs clean
 
 help:
 	@echo "make quickstart    the whole job on the built-in model, offline once installed (DERIVATIVE=qlora)"
 	@echo "make test          the test suite, JOBS=2 files at a time"
 	@echo "make lint          ruff and mypy"
 	@echo "make acceptance    slow checks: kill rounds, three seeds"
+	@echo "make llama-cpp     compiles llama.cpp (ten minutes) and compares exported adapters with it"
 	@echo "make fuzz          SECONDS=600 per target: broken manifests, weights, …"
 	@echo "make conformance   the second reader, driven over the conformance suite"
 	@echo "make bench         ratios against peers, and memory (a quarter of an hour)"
@@ -61,6 +62,11 @@ format: $(READY)
 
 acceptance: $(READY)
 	$(BIN)/python -m pytest -m acceptance
+
+# LLAMA_CPP_CONVERTER=…/convert_lora_to_gguf.py of a source tree prints its error beside ours.
+llama-cpp: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt llama-cpp-python
+	$(BIN)/python -m pytest -m acceptance tests/acceptance/test_llama_cpp.py
 
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz/targets.py $(SECONDS) $(TARGET)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edgelora_cli.commands import Command, threads_option
-from edgelora_cli.console import emit
+from edgelora_cli.console import emit, note
 
 
 @click.command(
@@ -21,7 +21,9 @@ from edgelora_cli.console import emit
 @click.option("--adapter", required=True, metavar="REF", help="A folder or a reference.")
 @click.option("--base", help="A folder, a cached Hub id or micro.  [default: the one the adapter names]")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to write.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
+)
 @click.option("--task", help="Of an adapter that computes by task: whose answers to fold in.")
 @threads_option
 def merge(
@@ -34,18 +36,24 @@ def merge(
 
     import torch
 
-    from edgelora.engine.apply import load_adapted
+    from edgelora.engine.merge import load_to_merge
     from edgelora.engine.merge import merge as fold
     from edgelora_cli.models import use_threads
 
     use_threads(threads)
-    adapted = load_adapted(adapter, base=base, dtype="float32")
+    adapted = load_to_merge(adapter, base=base)
     adapted.route(task)
     merged = fold(adapted, out.absolute(), getattr(torch, dtype))
     document = {
         "folder": str(merged.folder),
         "adapter": adapter,
         "dtype": dtype,
+        "base_quantizer": merged.quantizer,
         "largest_logit_difference": merged.largest_difference,
     }
     emit(document, f"merged model: {out} ({dtype}, logits differ by at most {merged.largest_difference:.1e})")
+    if merged.quantizer:
+        note(
+            f"the adapter was fitted to the base as {merged.quantizer} quantizes it, and written are those "
+            f"weights, dequantized, in {dtype}"
+        )

@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": LazyEntry("evaluate:evaluate", "Measure a base, with or without an adapter.", JOB),
     "generate": LazyEntry("generate:generate", "Ask a model, with or without an adapter.", JOB),
     "merge": LazyEntry("merge:merge", "Fold an adapter into its base model.", JOB),
+    "export": LazyEntry("exports:export", "Write an adapter for other tools.", JOB),
     "adopt": LazyEntry("adopt:adopt", "Take in an adapter that PEFT saved.", JOB),
     "push": LazyEntry("transfers:push", "Publish an adapter to a store.", ADAPTERS),
     "pull": LazyEntry("transfers:pull", "Fetch an adapter from a store and verify it.", ADAPTERS),

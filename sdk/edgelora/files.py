@@ -114,6 +114,17 @@ def publish_new_directory(staging: Path, target: Path) -> None:
         fsync_dir(staging.parent)
 
 
+def publish_new_file(staging: Path, target: Path) -> None:
+    """As `publish_new_directory`, for a file, which is made durable first.
+
+    Raises:
+        TargetExists: Something is at ``target``.
+    """
+    with staging.open("rb") as file:
+        os.fsync(file.fileno())
+    publish_new_directory(staging, target)
+
+
 def exchange(first: Path, second: Path) -> None:
     """Swap two directories, durably, in one step (``renameat2`` with ``RENAME_EXCHANGE``, Linux 3.15).
 

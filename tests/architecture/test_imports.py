@@ -12,6 +12,7 @@ ONE_IMPORTER = {
     "bitsandbytes": ("sdk/edgelora/layers/nf4.py",),
     # In the conformance kit stock PEFT is an oracle; no job and no command but `plugins check` gets there.
     "peft": ("plugins/edgelora_plugins/peft/", "sdk/edgelora/testing/stock_peft.py"),
+    "gguf": ("sdk/edgelora/engine/exporting/gguf_tensors.py",),
     "tuf": ("sdk/edgelora/freshness/",),
     "securesystemslib": ("sdk/edgelora/freshness/",),
 }

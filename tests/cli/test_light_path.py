@@ -55,6 +55,7 @@ def test_moving_and_checking_adapters_imports_nothing_heavy(tmp_path, monkeypatc
         ["verify", "acme/decimals"],
         ["conformance", "read", "--kind", "directories", "adapter"],
         ["show", "acme/decimals"],
+        ["export", "peft", "adapter", "--out", "for-peft"],
         ["search", "decimals", "--from", "./mirror"],
         ["list"],
         ["bundles", "create", "out.edgelora", "acme/decimals", "--from", "./mirror", "--base", "micro"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ def load_adapted(
     revision: str | None = None,
     dtype: str = "auto",
     device: torch.device | None = None,
+    in_files: bool = False,
 ) -> Adapted:
     """Load the base of an adapter and apply the adapter to it.
 
@@ -97,6 +98,7 @@ def load_adapted(
         revision: Of ``base``, where that is a Hub id.
         dtype: ``auto``, ``float32`` or ``bfloat16``; the quantized weights do not depend on it.
         device: Where to load; the first GPU, or the CPU, when left out.
+        in_files: Leave the weights of a base that no quantizer changed in its files, on the CPU.
 
     Raises:
         WrongBase: The base's weights or tokenizer are not those the adapter was trained on.
@@ -113,6 +115,10 @@ def load_adapted(
         for component in manifest.components:
             check_adapter_fits(component, record, str(place), registry)
     plan = plan_of(manifest, registry, base=str(place), dtype=dtype)
+    if in_files and plan.parts["quantizer"].part.keeps_weights:
+        train = plan.recipe.train.model_copy(update={"streamed": True})
+        plan = replace(plan, recipe=plan.recipe.model_copy(update={"train": train}))
+        device = torch.device("cpu")
     state = state_of_base(place)
     check_base(manifest.base, identify_base(place), str(place))
     model, tokenizer = load_base(plan, device), load_tokenizer(place)

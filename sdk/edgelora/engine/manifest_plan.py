@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
-from packaging.specifiers import SpecifierSet
-
-from edgelora import __version__
 from edgelora.engine.published import plain_lora_part
-from edgelora.errors import FeatureRequired, PartNotFound, PluginMissing, TensorsMismatch
+from edgelora.engine.required_parts import check_runtime, only_component, remedy, required_part
+from edgelora.errors import PartNotFound, PluginMissing, TensorsMismatch
 from edgelora.manifest import Component, Manifest
 from edgelora.manifest.lora_shapes import is_plain_lora
 from edgelora.manifest.requirements import InstalledPlugin, check_plugins
@@ -30,13 +29,29 @@ def plan_of(manifest: Manifest, registry: Registry, *, base: str, dtype: str) ->
         PluginMissing: Names the distribution and version to install.
         FeatureRequired: The manifest composes several components.
     """
-    if len(manifest.components) != 1:
-        raise FeatureRequired(
-            f"the manifest has {len(manifest.components)} components, and this edgelora applies one",
-            fix="upgrade edgelora",
-        )
-    component = manifest.components[0]
-    _check_runtime(manifest)
+    make = _plain_plan if is_plain_lora(only_component(manifest)) else _whole_plan
+    return _planned(make, manifest, registry, base, dtype)
+
+
+def trained_plan_of(manifest: Manifest, registry: Registry, *, base: str, dtype: str) -> Plan:
+    """The plan with the adapter part that trained it, also where the weights are plain LoRA's.
+
+    Raises:
+        PluginMissing: Names the distribution and version to install.
+        FeatureRequired: The manifest composes several components.
+    """
+    return _planned(_whole_plan, manifest, registry, base, dtype)
+
+
+def _planned(
+    make: Callable[[Component, dict[str, Any], Registry], Plan],
+    manifest: Manifest,
+    registry: Registry,
+    base: str,
+    dtype: str,
+) -> Plan:
+    component = only_component(manifest)
+    check_runtime(manifest)
     if "targetModules" not in component.config:
         raise TensorsMismatch(
             f"the manifest of {manifest.identity.name} does not say which linears it adapts",
@@ -47,7 +62,7 @@ def plan_of(manifest: Manifest, registry: Registry, *, base: str, dtype: str) ->
         "skip_modules": list(component.config.get("skipModules", [])),
         "train": {"dtype": dtype},
     }
-    plan = (_plain_plan if is_plain_lora(component) else _whole_plan)(component, surroundings, registry)
+    plan = make(component, surroundings, registry)
     # Last, for what does not load has a cause to tell; here the version or the distribution is another one.
     named = component.derivative.plugin
     check_plugins(
@@ -68,7 +83,7 @@ def plan_of(manifest: Manifest, registry: Registry, *, base: str, dtype: str) ->
 def _whole_plan(component: Component, surroundings: dict[str, Any], registry: Registry) -> Plan:
     """The plan whose adapter part is the one that trained it."""
     derivative = _derivative(component, registry)
-    _check_installed(component, "adapter", registry)
+    required_part(component, "adapter", registry)
     chosen = _chosen(component, registry)
     adapter = component.parts["adapter"]
     chosen["adapter"] = {**adapter.options, "name": f"{adapter.plugin}:{adapter.name}"}
@@ -100,18 +115,9 @@ def _chosen(component: Component, registry: Registry) -> dict[str, Any]:
     """The quantizer as a recipe names it; nothing where the manifest names none."""
     if "quantizer" not in component.parts:
         return {}
-    _check_installed(component, "quantizer", registry)
+    required_part(component, "quantizer", registry)
     part = component.parts["quantizer"]
     return {"quantizer": {**part.options, "name": f"{part.plugin}:{part.name}"}}
-
-
-def _check_runtime(manifest: Manifest) -> None:
-    wanted = manifest.runtime.edgelora if manifest.runtime else None
-    if wanted and not SpecifierSet(wanted).contains(__version__, prereleases=True):
-        raise FeatureRequired(
-            f"adapter {manifest.identity.name} needs edgelora {wanted}, and this is {__version__}",
-            fix=f"pip install 'edgelora{wanted}'",
-        )
 
 
 def _derivative(component: Component, registry: Registry) -> str:
@@ -125,24 +131,6 @@ def _derivative(component: Component, registry: Registry) -> str:
         version = f">={adapter.version}" if made_by.distribution == adapter.distribution else ""
         raise PluginMissing(
             f"the adapter was made with derivative {name!r}, which is not usable here: {error.problem}",
-            fix=_remedy(made_by.name, f"{made_by.distribution}{version}", error, registry),
+            fix=remedy(made_by.name, f"{made_by.distribution}{version}", error, registry),
         ) from error
     return name
-
-
-def _check_installed(component: Component, kind: Any, registry: Registry) -> None:
-    part = component.parts[kind]
-    try:
-        registry.part(kind, f"{part.plugin}:{part.name}")
-    except PartNotFound as error:
-        raise PluginMissing(
-            f"the adapter needs {kind} {part.name!r} of plugin {part.plugin!r}, which is not usable here: "
-            f"{error.problem}",
-            fix=_remedy(part.plugin, f"{part.distribution}>={part.version}", error, registry),
-        ) from error
-
-
-def _remedy(plugin: str, requirement: str, error: PartNotFound, registry: Registry) -> str:
-    """Installing helps unless the plugin is there and does not load."""
-    is_there = any(each.name == plugin and each.state != "ready" for each in registry.plugins)
-    return error.fix if is_there else f"pip install '{requirement}'"

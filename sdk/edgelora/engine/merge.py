@@ -5,19 +5,23 @@ from __future__ import annotations
 import secrets
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from edgelora.engine.apply import Adapted, probe_logits
+from edgelora.engine.apply import Adapted, load_adapted, probe_logits
 from edgelora.engine.base import no_progress_bar
 from edgelora.engine.inject import replace_module
 from edgelora.engine.pack import flush_files
-from edgelora.errors import TargetExists
-from edgelora.files import disk_full_is_an_error, make_dirs, publish_directory
+from edgelora.errors import ModelError, TargetExists
+from edgelora.files import disk_full_is_an_error, make_dirs, publish_new_directory
 from edgelora.layers import FrozenLinear, merge_into
 from edgelora.layers.mapped import MappedEmbedding
+from edgelora.registry import Registry
+
+_READ_ONLY = (FrozenLinear, MappedEmbedding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,37 @@ class Merged:
     folder: Path
     largest_difference: float
     """Of a probe's logits before and after, absolute; rounding to the dtype written included."""
+    quantizer: str | None
+    """Of the base, where its weights were changed by one: they are written as it made them, dequantized."""
+
+
+def load_to_merge(
+    reference: str,
+    registry: Registry | None = None,
+    *,
+    base: str | None = None,
+    revision: str | None = None,
+) -> Adapted:
+    """An adapter on its base, in float32, for `merge`.
+
+    An unquantized base stays in its files, so that merging takes memory for the result alone, whatever the
+    dtypes.
+
+    Args:
+        reference: An adapter directory, a pulled adapter, or a reference into a store.
+        registry: The installed plugins.
+        base: As `edgelora.engine.apply.load_adapted` takes it.
+        revision: Of ``base``, where that is a Hub id.
+
+    Raises:
+        EdgeloraError: What `edgelora.engine.apply.load_adapted` raises.
+    """
+    load = partial(load_adapted, reference, registry, base=base, revision=revision, dtype="float32")
+    try:
+        return load(in_files=True)
+    except ModelError:
+        # Of some architectures transformers renames the tensors, which takes them into memory.
+        return load()
 
 
 def merge(adapted: Adapted, folder: Path, dtype: torch.dtype = torch.float32) -> Merged:
@@ -34,7 +69,8 @@ def merge(adapted: Adapted, folder: Path, dtype: torch.dtype = torch.float32) ->
 
     Each weight is that of the base the adapter was trained on (dequantized, where that base was quantized)
     plus the adapter's change, rounded once to ``dtype``. Nothing is written in four bits: requantizing would
-    cost more than a small adapter changes. ``adapted`` cannot be used afterwards.
+    cost more than a small adapter changes. ``adapted`` cannot be used afterwards: layer by layer its weights
+    are let go as the merged ones are made.
 
     Raises:
         ExportUnsupported: The adapter cannot be folded into one weight per linear.
@@ -43,6 +79,7 @@ def merge(adapted: Adapted, folder: Path, dtype: torch.dtype = torch.float32) ->
     """
     if folder.exists():
         raise TargetExists(f"{folder} exists already", fix="remove it, or pass another folder")
+    quantizer = adapted.plan.parts["quantizer"]
     before = probe_logits(adapted.model)
     _fold(adapted, dtype)
     difference = float((probe_logits(adapted.model) - before).abs().max())
@@ -54,20 +91,25 @@ def merge(adapted: Adapted, folder: Path, dtype: torch.dtype = torch.float32) ->
                 adapted.model.save_pretrained(staging)
             adapted.tokenizer.save_pretrained(staging)
             flush_files(staging)
-            publish_directory(staging, folder)
+            publish_new_directory(staging, folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-    return Merged(folder, difference)
+    return Merged(folder, difference, None if quantizer.part.keeps_weights else quantizer.name)
 
 
 @torch.no_grad()
 def _fold(adapted: Adapted, dtype: torch.dtype) -> None:
     model = adapted.model
-    for site, layer in adapted.layers.items():
+    for site in list(adapted.layers):
+        # Taken out, so that its base's weight goes when the merged one is in its place.
+        layer = adapted.layers.pop(site)
         base = next(part for part in layer.modules() if isinstance(part, FrozenLinear))
         weight = merge_into(layer, base.dequantize(dtype=torch.float32), site)
         replace_module(model, layer, _linear(weight.to(dtype), base.bias))
-    for module in list(model.modules()):
+        base.release()
+        del layer, base, weight
+    for name in [name for name, module in model.named_modules() if isinstance(module, _READ_ONLY)]:
+        module = model.get_submodule(name)
         if isinstance(module, FrozenLinear):
             replace_module(model, module, _linear(module.dequantize(dtype=dtype), module.bias))
         elif isinstance(module, MappedEmbedding):

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from edgelora.engine.published import PeftForm
 from edgelora.layers import FrozenLinear
+from edgelora.manifest.lora_shapes import PEFT_CONFIG_FILE, PLAIN_LORA_FILE
 from edgelora.plan import Plan
 
-CONFIG_NAME = "adapter_config.json"
-WEIGHTS_NAME = "adapter_model.safetensors"
+CONFIG_NAME = PEFT_CONFIG_FILE
+WEIGHTS_NAME = PLAIN_LORA_FILE
 _PREFIX = "base_model.model."
 
 

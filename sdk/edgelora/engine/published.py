@@ -61,6 +61,12 @@ def peft_form(layers: Mapping[str, nn.Module], plan: Plan) -> PeftForm | None:
         return None
     for layer in routed:
         layer.route(torch.tensor(0))
+    return form_of(layers)
+
+
+@torch.no_grad()
+def form_of(layers: Mapping[str, nn.Module]) -> PeftForm | None:
+    """What the layers compute as they are set now, over whatever base; None where PEFT has no form for it."""
     if all(_is_product(layer) for layer in layers.values()):
         return _plain({site: _factors(layer) for site, layer in layers.items()})
     if all(isinstance(layer, Exportable) for layer in layers.values()):

@@ -83,6 +83,15 @@ def describe_config(folder: Path) -> tuple[str, str | None]:
     return _digest(data), _semantic_digest(_object(data, folder / "config.json"))
 
 
+def read_base_config(folder: Path) -> dict[str, Any]:
+    """The members of a base's ``config.json``.
+
+    Raises:
+        ModelError: There is none, or it is no JSON object.
+    """
+    return _object(_read(folder / "config.json"), folder / "config.json")
+
+
 def weights_files(folder: Path) -> list[str]:
     """The safetensors files of a base model, in order: ``model.safetensors``, or those its index names.
 

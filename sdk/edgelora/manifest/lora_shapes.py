@@ -12,6 +12,7 @@ from edgelora.manifest.components import Component
 from edgelora.manifest.tensors import TensorEntry
 
 PLAIN_LORA_FILE = "adapter_model.safetensors"
+PEFT_CONFIG_FILE = "adapter_config.json"
 _FACTOR = re.compile(r"base_model\.model\.(?P<site>.+)\.lora_(?P<factor>[AB])\.weight")
 
 

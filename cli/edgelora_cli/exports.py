@@ -1,0 +1,100 @@
+"""``edgelora export``: an adapter in the form another tool reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgelora_cli.commands import Group
+from edgelora_cli.console import emit, note, warn
+
+if TYPE_CHECKING:
+    from edgelora.engine.exporting.gguf_tensors import Precision
+
+task_option = click.option("--task", help="Of an adapter that computes by task: whose function to export.")
+rank_option = click.option(
+    "--rank", type=click.IntRange(min=1), help="Cut an adapter of nested ranks here.  [default: its largest]"
+)
+base_option = click.option(
+    "--base", help="The adapter's base, of which config.json is enough.  [default: the one it names]"
+)
+
+
+@click.group(cls=Group, short_help="Write an adapter for other tools.")
+def export() -> None:
+    """Write an adapter in the form another tool reads, where that tool then computes exactly the same."""
+
+
+@export.command(
+    examples="""
+    edgelora export peft runs/first/adapter --out for-peft
+    edgelora export peft acme/alarms@1.0.0 --task alarms --out for-peft
+    edgelora export peft acme/decimals --rank 4 --out small
+    """
+)
+@click.argument("adapter", metavar="REF|DIR")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
+@task_option
+@rank_option
+@base_option
+def peft(adapter: str, out: Path, task: str | None, rank: int | None, base: str | None) -> None:
+    """Write a folder that PEFT's PeftModel.from_pretrained loads, and vLLM and others with it."""
+    from edgelora.engine.exporting import Wanted, export_peft
+
+    done = export_peft(adapter, out, Wanted(task, rank, base))
+    document = {
+        "folder": str(done.folder),
+        "adapter": done.adapter,
+        "base": done.base,
+        "base_quantization": dict(done.quantization),
+        "tasks": list(done.tasks),
+    }
+    places = [str(done.folder / each) for each in done.tasks] or [str(done.folder)]
+    emit(document, "\n".join(f"exported {done.adapter} for PEFT: {place}" for place in places))
+    if done.quantization:
+        note(f"it was fitted to {done.base} in fewer bits: its card says how transformers makes that base")
+
+
+@export.command(
+    examples="""
+    edgelora export gguf runs/first/adapter --out first.gguf
+    edgelora export gguf acme/alarms@1.0.0 --task alarms --dtype f16 --out alarms.gguf
+    """
+)
+@click.argument("adapter", metavar="REF|DIR")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The file to make.")
+@click.option(
+    "--dtype",
+    "precision",
+    type=click.Choice(["f32", "f16"]),
+    default="f32",
+    show_default=True,
+    help="Of the numbers in the file.",
+)
+@task_option
+@rank_option
+@base_option
+def gguf(
+    adapter: str, out: Path, precision: Precision, task: str | None, rank: int | None, base: str | None
+) -> None:
+    """Write a file that llama.cpp and what is built on it apply to a llama or mistral base."""
+    from edgelora.engine.exporting import Wanted, export_gguf
+
+    done = export_gguf(adapter, out, Wanted(task, rank, base), precision=precision)
+    document = {
+        "path": str(done.path),
+        "adapter": done.adapter,
+        "base": done.base,
+        "base_quantizer": done.quantizer,
+        "dtype": precision,
+        "tensors": done.tensors,
+        "size_bytes": done.size_bytes,
+    }
+    emit(document, f"exported {done.adapter} for llama.cpp: {done.path} ({done.size_bytes:,} bytes)")
+    if done.quantizer:
+        warn(
+            f"it was fitted to {done.base} as {done.quantizer} quantizes it: over a base GGUF of other "
+            "weights, the unquantized ones included, it computes something else"
+        )

@@ -1,0 +1,10 @@
+"""Adapters in the forms other tools read.
+
+Neither torch nor the base is needed where the weights are stored as PEFT's LoRA already.
+"""
+
+from edgelora.engine.exporting.gguf_file import ExportedFile, export_gguf
+from edgelora.engine.exporting.peft_folder import ExportedFolder, export_peft
+from edgelora.engine.exporting.source import Wanted
+
+__all__ = ["ExportedFile", "ExportedFolder", "Wanted", "export_gguf", "export_peft"]

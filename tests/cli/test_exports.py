@@ -1,0 +1,53 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from adapter_folders import write_adapter
+
+
+@pytest.fixture
+def adapter(edgelora) -> str:
+    return str(write_adapter(Path("adapter")))
+
+
+def test_an_adapter_is_exported_for_peft(edgelora, adapter):
+    ran = edgelora("export", "peft", adapter, "--out", "for-peft", "--json")
+    assert ran.exit_code == 0, ran.err
+    assert ran.document == {
+        "folder": "for-peft",
+        "adapter": "alice/decimals@1.0.0",
+        "base": "micro",
+        "base_quantization": {},
+        "tasks": [],
+    }
+    assert json.loads(Path("for-peft", "adapter_config.json").read_text())["peft_type"] == "LORA"
+
+
+def test_an_unknown_format_names_the_one_that_was_meant(edgelora, adapter):
+    ran = edgelora("export", "pefd", adapter, "--out", "out")
+    assert ran.exit_code == 2
+    assert "peft" in ran.err
+
+
+def test_what_is_no_adapter_is_told_apart(edgelora):
+    assert edgelora("export", "peft", "./nowhere", "--out", "out").exit_code == 4
+    Path("empty").mkdir()
+    ran = edgelora("export", "peft", "./empty", "--out", "out")
+    assert ran.exit_code == 3
+    assert "holds no edgelora.json" in ran.err
+
+
+def test_an_existing_target_exits_3(edgelora, adapter):
+    Path("out").mkdir()
+    ran = edgelora("export", "peft", adapter, "--out", "out")
+    assert ran.exit_code == 3
+    assert "error[target-exists]" in ran.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_is_named(edgelora, adapter):
+    Path("locked").mkdir(mode=0o500)
+    ran = edgelora("export", "peft", adapter, "--out", "locked/out")
+    assert ran.exit_code == 3
+    assert "locked" in ran.err
