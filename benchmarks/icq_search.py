@@ -18,7 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from edgelora.layers.nf4 import STATISTICS_BLOCK, dynamic_map, quantize_four_bit
+from edgelora.layers.blockwise import quantize_blocks
+from edgelora.layers.nf4 import NF4, STATISTICS_BLOCK, dynamic_map
+from edgelora.layers.normal_float import midpoints
 from edgelora_plugins.irqlora.entropy import BLOCK_DEVIATION, best_offsets, code_entropy
 
 BLOCK = 64
@@ -29,12 +31,12 @@ GOAL = 20.0
 def codes_of(blocks: Tensor, tau: Tensor, *, double: bool = False) -> Tensor:
     """NF4 codes 0 to 15 of each block less its offset, uint8 (blocks, size)."""
     moved = (blocks - tau[:, None]).reshape(-1)
-    pairs = quantize_four_bit(moved, kind="nf4", block_size=BLOCK, double=double)["codes"].view(-1)
+    pairs = quantize_blocks(moved, NF4, block_size=BLOCK, double=double)["codes"].view(-1)
     return torch.stack([pairs // 16, pairs % 16], dim=1).view(-1, BLOCK)
 
 
 def entropies(blocks: Tensor, tau: Tensor) -> Tensor:
-    return code_entropy(codes_of(blocks, tau).long())
+    return code_entropy(codes_of(blocks, tau).long(), 16)
 
 
 def counted_entropy(codes: Tensor) -> Tensor:
@@ -67,7 +69,9 @@ def published(blocks: Tensor) -> Tensor:
 
 
 def ours(blocks: Tensor) -> Tensor:
-    return best_offsets(blocks, search_range=SEARCH_RANGE, search_steps=SEARCH_STEPS)
+    return best_offsets(
+        blocks, midpoints(NF4.levels(blocks.device)), search_range=SEARCH_RANGE, search_steps=SEARCH_STEPS
+    )
 
 
 def seconds(search: Callable[[Tensor], Tensor], blocks: Tensor) -> float:

@@ -63,8 +63,8 @@ class AnswerOptions(Options):
     samples: int = Field(500, ge=1, description="Held-out questions asked per task at most, the first ones.")
 
 
-class FourBitOptions(Options):
-    """What every quantizer to 4-bit codes has."""
+class BlockwiseOptions(Options):
+    """What every quantizer to codes with a scale for each block has."""
 
     block_size: Literal[32, 64, 128, 256, 512, 1024, 2048, 4096] = Field(
         64, description="Consecutive weights that share one scale."

@@ -37,14 +37,14 @@ def test_plugins_show_lists_every_option_with_its_default(edgelora):
 
 
 def test_plugins_show_of_a_plugin_with_a_wrong_options_target_names_the_plugin(edgelora, environment):
-    offer = "[Part(name='odd', target='a:b', options='edgelora.options:FourBitOption')]"
+    offer = "[Part(name='odd', target='a:b', options='edgelora.options:BlockwiseOption')]"
     environment.install_module("odd", f"@hookimpl\ndef edgelora_quantizers(): return {offer}")
     assert "quantizer odd" in edgelora("plugins", "list").out
     ran = edgelora("plugins", "show", "odd")
     assert ran.exit_code == 1
     assert ran.err == (
-        "error[plugin-bug]: quantizer 'odd' of plugin odd: there is no FourBitOption in "
-        "edgelora.options, but FourBitOptions\n"
+        "error[plugin-bug]: quantizer 'odd' of plugin odd: there is no BlockwiseOption in "
+        "edgelora.options, but BlockwiseOptions\n"
         "  fix: upgrade odd (1.0 is installed), or tell its author\n"
     )
 
@@ -55,7 +55,7 @@ def test_plugins_show_of_an_unknown_plugin_names_those_there_are(edgelora):
     assert ran.err == (
         "error[plugin-missing]: no plugin 'qlorra' is installed\n"
         "  fix: did you mean 'qlora'? installed are: adalora, baseline, clora, dora, irqlora, litmus, "
-        "llmint8, lora, mtlora, olora, qlora, yugopuspito2024\n"
+        "llmint8, lora, mtlora, normalfloat, olora, qlora, yugopuspito2024\n"
     )
 
 

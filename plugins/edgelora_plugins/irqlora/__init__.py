@@ -12,15 +12,16 @@ PAPER = "arXiv:2402.05445"
 
 @hookimpl
 def edgelora_quantizers() -> Iterable[Part]:
-    """``nf4-icq``."""
-    yield Part(
-        name="nf4-icq",
-        target="edgelora_plugins.irqlora.quantizer:CalibratedNormalFloat4",
-        options="edgelora_plugins.irqlora.options:CalibrationOptions",
-        summary="NF4 with each block moved to where its codes have the highest entropy",
-        paper=PAPER,
-        kit={"options": {"search_steps": 10}},
-    )
+    """``nf4-icq``, ``nf3-icq`` and ``nf2-icq``."""
+    for bits in (4, 3, 2):
+        yield Part(
+            name=f"nf{bits}-icq",
+            target=f"edgelora_plugins.irqlora.quantizer:CalibratedNormalFloat{bits}",
+            options="edgelora_plugins.irqlora.options:CalibrationOptions",
+            summary=f"NF{bits} with each block moved to where its codes have the highest entropy",
+            paper=PAPER,
+            kit={"options": {"search_steps": 10}},
+        )
 
 
 @hookimpl
@@ -42,7 +43,7 @@ def edgelora_evaluators() -> Iterable[Part]:
     yield Part(
         name="code-entropy",
         target="edgelora_plugins.irqlora.metrics:CodeEntropy",
-        summary="information in the 4-bit codes, in bits per code and block",
+        summary="information in the codes, in bits per code and block",
         paper=PAPER,
     )
 

@@ -7,11 +7,11 @@ from typing import Literal
 from pydantic import Field
 
 from edgelora import AdapterOptions
-from edgelora.options import FourBitOptions
+from edgelora.options import BlockwiseOptions
 
 
-class CalibrationOptions(FourBitOptions):
-    """Options of ``nf4-icq``."""
+class CalibrationOptions(BlockwiseOptions):
+    """Options of ``nf4-icq``, ``nf3-icq`` and ``nf2-icq``."""
 
     search_range: float = Field(
         0.1, gt=0, description="Offsets up to this many standard deviations are tried (paper: λ)."

@@ -1,26 +1,28 @@
-"""Information calibration quantization: NF4 around an offset for each block."""
+"""Information calibration quantization: NormalFloat around an offset for each block."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from edgelora.layers.blockwise import BlockwiseLinear, BlockwiseQuantizer
 from edgelora.layers.frozen import PIECE
-from edgelora.layers.nf4 import STATISTICS_BLOCK, FourBitLinear, FourBitQuantizer, dynamic_map
+from edgelora.layers.nf4 import NF4, STATISTICS_BLOCK, dynamic_map
+from edgelora.layers.normal_float import NF2, NF3, midpoints
 from edgelora.layers.stored import Shapes
 from edgelora_plugins.irqlora.entropy import BLOCKS_AT_A_TIME, best_offsets
 from edgelora_plugins.irqlora.options import CalibrationOptions
 
 
-class CalibratedLinear(FourBitLinear):
-    """A `FourBitLinear` of w − τ, τ being one offset per block. IR-QLoRA, section 3.2.
+class CalibratedLinear(BlockwiseLinear):
+    """A `BlockwiseLinear` of w − τ, τ being one offset per block. IR-QLoRA, section 3.2.
 
     The offsets are quantized as the scales are, but around zero: ``tau_codes`` uint8 (blocks,) are places in
     the signed dynamic map, ``tau_scale`` float32 (⌈blocks / 256⌉,) what its end stands for.
     """
 
     def decode(self, start: int, out: Tensor) -> None:
-        """Fill ``out`` with consecutive weights; see `edgelora.layers.nf4.FourBitLinear.decode`."""
+        """Fill ``out`` with consecutive weights; see `edgelora.layers.blockwise.BlockwiseLinear.decode`."""
         if out.dtype == torch.float32:
             super().decode(start, out)
             self._add_offsets(start, out)
@@ -44,12 +46,13 @@ class CalibratedLinear(FourBitLinear):
         out[whole * size :].add_(tau[whole:])
 
 
-class CalibratedNormalFloat4(FourBitQuantizer):
+class CalibratedNormalFloat4(BlockwiseQuantizer):
     """NF4 of w − τ, with τ where the block's codes have the highest entropy. IR-QLoRA, section 3.2.
 
     Codes are made with the exact τ; τ itself is kept in 8 bits.
     """
 
+    format = NF4
     layer = CalibratedLinear
     options: CalibrationOptions
 
@@ -75,8 +78,23 @@ class CalibratedNormalFloat4(FourBitQuantizer):
     def _offsets(self, blocks: Tensor) -> Tensor:
         options = self.options
         return best_offsets(
-            blocks.float(), search_range=options.search_range, search_steps=options.search_steps
+            blocks.float(),
+            midpoints(self.format.levels(blocks.device)),
+            search_range=options.search_range,
+            search_steps=options.search_steps,
         )
+
+
+class CalibratedNormalFloat3(CalibratedNormalFloat4):
+    """The same with codes of 3 bits."""
+
+    format = NF3
+
+
+class CalibratedNormalFloat2(CalibratedNormalFloat4):
+    """The same with codes of 2 bits."""
+
+    format = NF2
 
 
 def _blocks(flat: Tensor, size: int) -> list[Tensor]:

@@ -15,7 +15,7 @@ def edgelora_quantizers() -> Iterable[Part]:
     yield Part(
         name="nf4",
         target="edgelora_plugins.qlora.quantizer:NormalFloat4",
-        options="edgelora.options:FourBitOptions",
+        options="edgelora.options:BlockwiseOptions",
         summary="4-bit NormalFloat in blocks, the scales quantized too",
         paper="arXiv:2305.14314",
         abilities=("StockQuantization", "StockTensors"),
@@ -23,7 +23,7 @@ def edgelora_quantizers() -> Iterable[Part]:
     yield Part(
         name="fp4",
         target="edgelora_plugins.qlora.quantizer:Float4",
-        options="edgelora.options:FourBitOptions",
+        options="edgelora.options:BlockwiseOptions",
         summary="4-bit floating point in blocks, the scales quantized too",
         paper="arXiv:2305.14314",
         abilities=("StockQuantization", "StockTensors"),

@@ -1,4 +1,4 @@
-"""Four-bit linear layers through bitsandbytes' kernels. The only importer of bitsandbytes.
+"""Four-bit codes through bitsandbytes' kernels. The only importer of bitsandbytes.
 
 Only the functional kernels are used, never ``bitsandbytes.nn.Linear4bit``: on CPUs with AVX512-BF16 that
 layer repacks its weight in place at the first evaluation, after which its dequantization is wrong and its
@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from edgelora.layers.frozen import PIECE, FrozenLinear, QuantizedLinear
-from edgelora.layers.stored import Shapes, require_shapes
-from edgelora.options import FourBitOptions
+from edgelora.layers.frozen import PIECE
 
 # On CPUs with AVX512-BF16 the import warns that a kernel of the layer we do not use could not be downloaded.
 logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "gemm_4bit" not in record.msg)
@@ -32,150 +30,40 @@ STATISTICS_BLOCK = 256
 """Block size in which the second quantization quantizes the blocks' scales (QLoRA, section 3)."""
 
 
-class FourBitLinear(QuantizedLinear):
-    """A linear whose weight is NF4 or FP4 codes with one scale per block. QLoRA, arXiv:2305.14314, section 3.
+@dataclass(frozen=True, slots=True)
+class FourBitCodes:
+    """NF4 or FP4, as bitsandbytes has them; see `edgelora.layers.blockwise.CodeFormat`."""
 
-    Buffers: ``codes`` uint8 (⌈out·in / 2⌉, 1), row-major, the first element of a pair in the high bits;
-    ``absmax`` (blocks,), float32, or uint8 with ``absmax_scale``, ``absmax_code`` and ``absmax_offset`` under
-    double quantization.
+    name: str
+    bits: ClassVar[int] = 4
 
-    Args:
-        tensors: The buffers by name, and ``bias`` where there is one.
-        shape: (out, in).
-        kind: ``"nf4"`` or ``"fp4"``.
-        block_size: Consecutive elements that share a scale.
-        dtype: In which `dequantize` answers by default.
-        compute_dtype: Of the product; None takes that of the input.
-    """
+    def levels(self, device: torch.device) -> Tensor:
+        """The 16 numbers, by code."""
+        return codebook(self.name, device)
 
-    def __init__(
-        self,
-        tensors: Mapping[str, Tensor],
-        shape: tuple[int, int],
-        *,
-        kind: str,
-        block_size: int,
-        dtype: torch.dtype,
-        compute_dtype: torch.dtype | None,
-    ) -> None:
-        super().__init__(tensors.get("bias"), shape[1], shape[0], compute_dtype)
-        self.kind = kind
-        self.block_size = block_size
-        self.dtype = dtype
-        for name, tensor in tensors.items():
-            if name != "bias":
-                self.register_buffer(name, tensor)
+    def quantize(self, flat: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
+        """Codes and scales, in pieces: bitsandbytes takes 20 bytes for each weight of a call on a CPU."""
+        if flat.numel() % 2:
+            flat = torch.cat([flat, flat.new_zeros(1)])
+        codes = flat.new_empty(len(flat) // 2, dtype=torch.uint8)
+        absmax = flat.new_empty(-(-len(flat) // block_size), dtype=torch.float32)
+        for start in range(0, len(flat), PIECE):
+            piece, state = kernels.quantize_4bit(
+                flat[start : start + PIECE],
+                blocksize=block_size,
+                compress_statistics=False,
+                quant_type=self.name,
+            )
+            codes[start // 2 : start // 2 + len(piece)] = piece.view(-1)
+            absmax[start // block_size : start // block_size + len(state.absmax)] = state.absmax
+        return codes, absmax
 
-    def dequantize(self, out: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        """W as the codes give it, (out, in); see `FrozenLinear.dequantize`."""
-        if out is None:
-            shape = (self.out_features, self.in_features)
-            out = torch.empty(shape, dtype=dtype or self.dtype, device=self.codes.device)
-        self.decode(0, out.view(-1))
-        return out
-
-    def pieces(self, dtype: torch.dtype, size: int = PIECE) -> Iterator[tuple[slice, Tensor]]:
-        """W in blocks of rows; see `FrozenLinear.pieces`. Only rows of a piece are dequantized."""
-        if type(self).dequantize is not FourBitLinear.dequantize:
-            yield from super().pieces(dtype, size)  # a subclass computes W in its own way
-            return
-        # A piece starts where a block of codes does.
-        unit = self.block_size // math.gcd(self.in_features, self.block_size)
-        step = max(1, size // (unit * self.in_features)) * unit
-        for start in range(0, self.out_features, step):
-            rows = slice(start, min(start + step, self.out_features))
-            piece = torch.empty(rows.stop - start, self.in_features, dtype=dtype, device=self.codes.device)
-            self.decode(start * self.in_features, piece.view(-1))
-            yield rows, piece
-
-    def decode(self, start: int, out: Tensor) -> None:
-        """Fill ``out`` with consecutive weights, row-major.
-
-        Args:
-            start: The first of them, a multiple of the block size.
-            out: Contiguous (weights,), float32, bfloat16 or float16.
-        """
-        first, last = start // self.block_size, -(-(start + len(out)) // self.block_size)
-        codes = self.codes.view(-1)[start // 2 : (start + len(out) + 1) // 2]
-        dequantize_four_bit(codes, self._absmax(first, last), out, kind=self.kind, block_size=self.block_size)
-
-    def _absmax(self, first: int = 0, last: int | None = None) -> Tensor:
-        """The scales of some blocks, float32; of all when left out."""
-        if self.absmax.dtype == torch.float32:
-            return self.absmax[first:last]
-        # From where a block of scales starts.
-        skipped = first % STATISTICS_BLOCK
-        scale = self.absmax_scale[first // STATISTICS_BLOCK :]
-        state = kernels.QuantState(
-            scale, code=self.absmax_code, blocksize=STATISTICS_BLOCK, dtype=torch.float32
-        )
-        absmax = kernels.dequantize_blockwise(self.absmax[first - skipped : last], state)
-        return absmax.add_(self.absmax_offset)[skipped:]
+    def dequantize(self, codes: Tensor, absmax: Tensor, out: Tensor, block_size: int) -> None:
+        """Fill ``out``; float32, bfloat16 and float16 are rounded once."""
+        dequantize_four_bit(codes, absmax, out, kind=self.name, block_size=block_size)
 
 
-class FourBitQuantizer:
-    """A quantizer to 4-bit codes; subclasses name the ``kind`` of codes, or how they are found."""
-
-    kind: ClassVar[str] = "nf4"
-    layer: ClassVar[type[FourBitLinear]] = FourBitLinear
-
-    def __init__(self, options: FourBitOptions) -> None:
-        self.options = options
-
-    def quantize(self, linear: nn.Linear, name: str) -> FrozenLinear:
-        """Codes and scales of the weight; the bias stays as it is."""
-        weight = linear.weight.detach()
-        tensors = self.codes(weight)
-        if linear.bias is not None:
-            tensors["bias"] = linear.bias.detach()
-        return self._layer(tensors, (linear.out_features, linear.in_features), weight.dtype)
-
-    def restore(
-        self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int], dtype: torch.dtype
-    ) -> FrozenLinear:
-        """The layer as it was quantized.
-
-        Raises:
-            ModelError: A tensor is missing, left over, or of another shape or dtype.
-        """
-        require_shapes(tensors, self.shapes(shape[0] * shape[1]), name)
-        return self._layer(tensors, shape, dtype)
-
-    def codes(self, weight: Tensor) -> dict[str, Tensor]:
-        """The buffers of the layer for a weight (out, in)."""
-        return quantize_four_bit(
-            weight,
-            kind=self.kind,
-            block_size=self.options.block_size,
-            double=self.options.double_quantization,
-        )
-
-    def shapes(self, count: int) -> Shapes:
-        """Of the buffers of a layer with so many weights."""
-        blocks = -(-count // self.options.block_size)
-        codes = {"codes": ((-(-count // 2), 1), torch.uint8)}
-        if not self.options.double_quantization:
-            return {**codes, "absmax": ((blocks,), torch.float32)}
-        return {
-            **codes,
-            "absmax": ((blocks,), torch.uint8),
-            "absmax_scale": ((-(-blocks // STATISTICS_BLOCK),), torch.float32),
-            "absmax_code": ((256,), torch.float32),
-            "absmax_offset": ((), torch.float32),
-        }
-
-    def _layer(
-        self, tensors: Mapping[str, Tensor], shape: tuple[int, int], dtype: torch.dtype
-    ) -> FourBitLinear:
-        compute = self.options.compute_dtype
-        return self.layer(
-            tensors,
-            shape,
-            kind=self.kind,
-            block_size=self.options.block_size,
-            dtype=dtype,
-            compute_dtype=None if compute == "auto" else getattr(torch, compute),
-        )
+NF4, FP4 = FourBitCodes("nf4"), FourBitCodes("fp4")
 
 
 # Not buffers of the layers: transformers empties what is in no file when it has loaded a model.
@@ -193,34 +81,28 @@ def dynamic_map(device: torch.device) -> Tensor:
         return kernels.create_dynamic_map(signed=True).to(device)
 
 
-def quantize_four_bit(weight: Tensor, *, kind: str, block_size: int, double: bool) -> dict[str, Tensor]:
-    """The buffers of a `FourBitLinear` for a weight (out, in) of a floating dtype.
+def quantize_scales(absmax: Tensor) -> dict[str, Tensor]:
+    """Scales (blocks,) in 8 bits around their mean, in groups of 256, as bitsandbytes compresses statistics.
 
-    The codes are made in pieces: bitsandbytes takes 20 bytes of memory for each weight of a call on a CPU.
+    Returns:
+        ``absmax`` uint8, places in ``absmax_code`` (256,); ``absmax_scale`` (groups,), what its end stands
+        for, and ``absmax_offset`` (), the mean.
     """
-    flat = weight.detach().reshape(-1)
-    if flat.numel() % 2:
-        flat = torch.cat([flat, flat.new_zeros(1)])
-    codes = flat.new_empty((len(flat) // 2, 1), dtype=torch.uint8)
-    absmax = flat.new_empty(-(-len(flat) // block_size), dtype=torch.float32)
-    for start in range(0, len(flat), PIECE):
-        piece, state = kernels.quantize_4bit(
-            flat[start : start + PIECE], blocksize=block_size, compress_statistics=False, quant_type=kind
-        )
-        codes[start // 2 : start // 2 + len(piece)] = piece
-        absmax[start // block_size : start // block_size + len(state.absmax)] = state.absmax
-    if not double:
-        return {"codes": codes, "absmax": absmax}
-    # As bitsandbytes does it under compress_statistics, over the scales of all pieces.
     offset = absmax.mean()
     quantized, second = kernels.quantize_blockwise(absmax - offset, blocksize=STATISTICS_BLOCK)
     return {
-        "codes": codes,
         "absmax": quantized,
         "absmax_scale": second.absmax,
         "absmax_code": second.code,
         "absmax_offset": offset,
     }
+
+
+def dequantize_scales(codes: Tensor, scale: Tensor, levels: Tensor, offset: Tensor) -> Tensor:
+    """Inverse of `quantize_scales` for some scales, from where a group of 256 starts."""
+    state = kernels.QuantState(scale, code=levels, blocksize=STATISTICS_BLOCK, dtype=torch.float32)
+    scales: Tensor = kernels.dequantize_blockwise(codes, state).add_(offset)
+    return scales
 
 
 def dequantize_four_bit(codes: Tensor, absmax: Tensor, out: Tensor, *, kind: str, block_size: int) -> None:

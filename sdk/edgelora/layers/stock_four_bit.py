@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from edgelora.errors import ModelError
-from edgelora.layers.nf4 import STATISTICS_BLOCK, FourBitLinear, codebook
+from edgelora.layers.blockwise import BlockwiseLinear
+from edgelora.layers.nf4 import STATISTICS_BLOCK
 
 _STATE = "weight.quant_state.bitsandbytes__"
 _OWN_NAMES = {
@@ -27,12 +28,12 @@ _OWN_NAMES = {
 }
 
 
-def stock_four_bit(layer: FourBitLinear) -> dict[str, Tensor]:
+def stock_four_bit(layer: BlockwiseLinear) -> dict[str, Tensor]:
     """All state of ``layer`` by bitsandbytes' names, after the linear's; big tensors are shared."""
     own = layer.state_dict()
     tensors = {stock: own[name] for stock, name in _OWN_NAMES.items() if name in own}
     state: dict[str, Any] = {
-        "quant_type": layer.kind,
+        "quant_type": layer.format.name,
         "blocksize": layer.block_size,
         "dtype": str(layer.dtype).removeprefix("torch."),
         "shape": [layer.out_features, layer.in_features],
@@ -43,14 +44,14 @@ def stock_four_bit(layer: FourBitLinear) -> dict[str, Tensor]:
             "nested_dtype": "float32",
             "nested_offset": own["absmax_offset"].item(),
         }
-    tensors["weight.quant_map"] = codebook(layer.kind, layer.codes.device)
+    tensors["weight.quant_map"] = layer.format.levels(layer.codes.device)
     text = json.dumps(state).encode()
-    tensors[_STATE + layer.kind] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    tensors[_STATE + layer.format.name] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
     return tensors
 
 
 def own_four_bit(stock: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inverse of `stock_four_bit`: the ``state_dict`` of a `FourBitLinear`; big tensors are shared.
+    """Inverse of `stock_four_bit`: the ``state_dict`` of a `BlockwiseLinear`; big tensors are shared.
 
     Raises:
         ModelError: Something is missing or malformed.

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from edgelora.layers import FrozenLinear, LowRankLinear, factors_are_exact, merge_into
-from edgelora.layers.nf4 import FourBitQuantizer
-from edgelora.options import FourBitOptions
+from edgelora.layers.blockwise import BlockwiseQuantizer
+from edgelora.options import BlockwiseOptions
 from edgelora.protocols import Factors, Site
 from edgelora_plugins.clora.layer import ContinualLinear
 
@@ -20,7 +20,7 @@ def frozen(out_features=48, in_features=64):
 
 def four_bit():
     torch.manual_seed(0)
-    return FourBitQuantizer(FourBitOptions()).quantize(nn.Linear(64, 48), "q")
+    return BlockwiseQuantizer(BlockwiseOptions()).quantize(nn.Linear(64, 48), "q")
 
 
 def past_of(*ranks, base):

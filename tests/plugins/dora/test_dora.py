@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from edgelora.layers import FrozenLinear, merge_into
-from edgelora.layers.nf4 import FourBitQuantizer
-from edgelora.options import FourBitOptions
+from edgelora.layers.blockwise import BlockwiseQuantizer
+from edgelora.options import BlockwiseOptions
 from edgelora.protocols import Site
 from edgelora_plugins.dora.layer import DoraLinear
 
@@ -22,7 +22,7 @@ def frozen(out_features=24, in_features=64):
 
 def four_bit():
     torch.manual_seed(0)
-    return FourBitQuantizer(FourBitOptions()).quantize(nn.Linear(64, 24), "q")
+    return BlockwiseQuantizer(BlockwiseOptions()).quantize(nn.Linear(64, 24), "q")
 
 
 def layer_of(base, **options):

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from edgelora.layers import FrozenLinear, factors_are_exact, merge_into
-from edgelora.layers.nf4 import FourBitQuantizer
-from edgelora.options import FourBitOptions
+from edgelora.layers.blockwise import BlockwiseQuantizer
+from edgelora.options import BlockwiseOptions
 from edgelora.protocols import Site
 from edgelora_plugins.lora.layer import LoraAdapter
 from edgelora_plugins.lora.options import LoraOptions
@@ -25,7 +25,7 @@ def frozen():
 
 def four_bit():
     torch.manual_seed(0)
-    return FourBitQuantizer(FourBitOptions()).quantize(nn.Linear(64, 24), "0")
+    return BlockwiseQuantizer(BlockwiseOptions()).quantize(nn.Linear(64, 24), "0")
 
 
 BASES = pytest.mark.parametrize("make", [frozen, four_bit])

@@ -11,8 +11,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from edgelora.engine.inject import inject
 from edgelora.errors import PlanError
 from edgelora.layers import FrozenLinear, factors_are_exact, merge_into
-from edgelora.layers.nf4 import FourBitQuantizer
-from edgelora.options import FourBitOptions
+from edgelora.layers.blockwise import BlockwiseQuantizer
+from edgelora.options import BlockwiseOptions
 from edgelora.plan import make_plan
 from edgelora.protocols import Site
 from edgelora.recipe import make_recipe
@@ -31,7 +31,7 @@ def frozen(out_features=24, in_features=64, bias=True):
 
 def four_bit():
     torch.manual_seed(0)
-    return FourBitQuantizer(FourBitOptions()).quantize(nn.Linear(64, 64), "q")
+    return BlockwiseQuantizer(BlockwiseOptions()).quantize(nn.Linear(64, 64), "q")
 
 
 def test_the_start_is_the_published_example():

@@ -8,8 +8,8 @@ from torch import nn
 
 from edgelora import Options
 from edgelora.layers import FrozenLinear, LowRankLinear
-from edgelora.layers.nf4 import FourBitQuantizer
-from edgelora.options import FourBitOptions
+from edgelora.layers.blockwise import BlockwiseQuantizer
+from edgelora.options import BlockwiseOptions
 from edgelora.protocols import Site
 from edgelora_plugins.qlora.metrics import QuantizationCost
 
@@ -28,7 +28,7 @@ def measure(make, *, with_source=True):
 
 
 def four_bit(double):
-    quantizer = FourBitQuantizer(FourBitOptions(double_quantization=double))
+    quantizer = BlockwiseQuantizer(BlockwiseOptions(double_quantization=double))
     return lambda linear: quantizer.quantize(linear, "q")
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from edgelora.layers import FrozenLinear, QuantizedLinear
-from edgelora.layers.nf4 import FourBitLinear
+from edgelora.layers.blockwise import BlockwiseLinear
 
 
 def test_it_computes_what_the_linear_did_and_trains_nothing():
@@ -80,7 +80,7 @@ def test_a_checkpointed_product_is_computed_again_before_its_weight_is_looked_at
     assert seen == ["forward", "forward", "gradient"]
 
 
-@pytest.mark.parametrize("kind", [FrozenLinear, FourBitLinear])
+@pytest.mark.parametrize("kind", [FrozenLinear, BlockwiseLinear])
 def test_pieces_are_those_of_a_subclass_that_dequantizes_in_its_own_way(kind):
     class Negative(kind):
         def dequantize(self, out=None, dtype=None):

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional
 
 from edgelora.layers import nf4
-from edgelora.layers.nf4 import FourBitLinear, dequantize_four_bit, dynamic_map, kernels, quantize_four_bit
+from edgelora.layers.blockwise import BlockwiseLinear, quantize_blocks
+from edgelora.layers.nf4 import FourBitCodes, dequantize_four_bit, dynamic_map, kernels
 
 NF4 = torch.tensor(
     [
@@ -24,10 +25,10 @@ MIDPOINTS = torch.tensor(
 
 
 def quantized(weight, *, block_size=64, double=True, kind="nf4", compute_dtype=None):
-    return FourBitLinear(
-        quantize_four_bit(weight, kind=kind, block_size=block_size, double=double),
+    return BlockwiseLinear(
+        quantize_blocks(weight, FourBitCodes(kind), block_size=block_size, double=double),
         tuple(weight.shape),
-        kind=kind,
+        format=FourBitCodes(kind),
         block_size=block_size,
         dtype=weight.dtype,
         compute_dtype=compute_dtype,
@@ -127,7 +128,7 @@ def test_golden_error_of_double_quantization():
     plain, double = quantized(weight, double=False), quantized(weight)
     assert relative_error(plain, weight) == pytest.approx(0.09204, abs=5e-6)
     assert relative_error(double, weight) == pytest.approx(0.09208, abs=5e-6)
-    assert (double._absmax() - plain.absmax).abs().max() <= 0.006 * plain.absmax.mean()
+    assert (double.scales() - plain.absmax).abs().max() <= 0.006 * plain.absmax.mean()
 
 
 def test_scales_are_quantized_around_their_mean_in_blocks_of_256():
@@ -137,7 +138,7 @@ def test_scales_are_quantized_around_their_mean_in_blocks_of_256():
     reach = distances.view(2, 256).abs().amax(dim=1, keepdim=True)
     codes = ((distances.view(2, 256) / reach)[..., None] - levels).abs().argmin(dim=2)
     assert torch.equal(double.absmax.view(2, 256).long(), codes)
-    torch.testing.assert_close(double._absmax(), (levels[codes] * reach).view(-1) + plain.absmax.mean())
+    torch.testing.assert_close(double.scales(), (levels[codes] * reach).view(-1) + plain.absmax.mean())
 
 
 def test_quantizing_again_changes_nothing_without_double_quantization():
@@ -185,8 +186,13 @@ def test_a_dtype_change_of_the_model_leaves_the_scales_alone():
 def test_state_dict_holds_everything():
     weight = torch.randn(64, 96)
     layer = quantized(weight)
-    again = FourBitLinear(
-        layer.state_dict(), (64, 96), kind="nf4", block_size=64, dtype=torch.float32, compute_dtype=None
+    again = BlockwiseLinear(
+        layer.state_dict(),
+        (64, 96),
+        format=FourBitCodes("nf4"),
+        block_size=64,
+        dtype=torch.float32,
+        compute_dtype=None,
     )
     assert torch.equal(again.dequantize(), layer.dequantize())
 
@@ -201,11 +207,11 @@ def test_out_is_written_in_place():
 def by_the_operator(layer, dtype):
     """All codes at once, by bitsandbytes' own operator."""
     state = kernels.QuantState(
-        layer._absmax(),
+        layer.scales(),
         torch.Size([2 * layer.codes.numel()]),
-        kernels.get_4bit_type(layer.kind, device="cpu"),
+        kernels.get_4bit_type(layer.format.name, device="cpu"),
         layer.block_size,
-        layer.kind,
+        layer.format.name,
         dtype,
     )
     flat = kernels.dequantize_4bit(layer.codes, state).view(-1)
@@ -288,7 +294,7 @@ def test_a_layer_without_memory_computes_shapes():
 def test_a_weight_quantized_in_pieces_has_the_codes_of_one_call(kind, block_size, double):
     torch.manual_seed(0)
     weight = torch.randn(1031, 1101, dtype=torch.bfloat16)  # more than a piece, and no whole number of blocks
-    tensors = quantize_four_bit(weight, kind=kind, block_size=block_size, double=double)
+    tensors = quantize_blocks(weight, FourBitCodes(kind), block_size=block_size, double=double)
     flat = torch.cat([weight.reshape(-1), weight.new_zeros(1)])
     codes, state = kernels.quantize_4bit(
         flat, blocksize=block_size, compress_statistics=double, quant_type=kind

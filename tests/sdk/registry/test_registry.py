@@ -312,7 +312,7 @@ def test_a_name_that_is_not_found_comes_with_known_names_and_plugins_that_did_no
     environment.install_module("sad", "import a_package_nobody_has")
     with pytest.raises(PartNotFound) as caught:
         Registry.discover().part("quantizer", "nf5")
-    assert "no plugin offers a quantizer 'nf5'; known: fp4, int8, nf4, nf4-icq, none" in caught.value.problem
+    assert "no plugin offers a quantizer 'nf5'; known: codebook, fp4, int8, nf2, " in caught.value.problem
     assert "plugin sad (sad) is broken: needs the module a_package_nobody_has" in caught.value.problem
     assert caught.value.fix == "did you mean 'nf4'?"
     assert caught.value.exit_code == 4

@@ -47,7 +47,7 @@ def change_config(folder, **changes):
     (folder / "config.json").write_text(json.dumps(config | changes))
 
 
-@pytest.mark.parametrize("quantizer", ["nf4", "fp4", "nf4-icq", "none"])
+@pytest.mark.parametrize("quantizer", ["nf4", "fp4", "nf4-icq", "nf3", "nf2-icq", "codebook", "none"])
 def test_the_layers_are_those_of_a_base_quantized_while_it_is_read(source, tmp_path, quantizer):
     prepare_base(source, tmp_path / "out", part(quantizer))
     plan = make_plan(make_recipe({"base": str(source), "quantizer": quantizer}), REGISTRY)
