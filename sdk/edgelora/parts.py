@@ -42,6 +42,8 @@ class Part:
         needs: Abilities the adapter of the plan must have, as ``"Prunable" -> reason``.
         keeps_weights: Of a quantizer: its layers are the base's linears as they are, so that they lie in the
             base's own files; its ``quantization_config()`` is empty.
+        accuracies: Of an evaluator: its metrics that are a task's share of right answers, 0 to 1, by the end
+            of the measurement's name: ``("exact_match",)`` for ``"<task>.exact_match"``.
         kit: Settings with which the conformance kit checks it, where its tiny model and few steps ask for
             others than the kit's: ``{"options": {"every": 1}, "steps": 20}``. Reports show them.
     """
@@ -56,6 +58,7 @@ class Part:
     needs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     starts_elsewhere: str = ""
     keeps_weights: bool = False
+    accuracies: tuple[str, ...] = ()
     kit: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 

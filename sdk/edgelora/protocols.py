@@ -122,7 +122,11 @@ class RankScheduler(Protocol):
         ...
 
     def after_update(self, step: int) -> None:
-        """After the optimizer's step; gradients are still present."""
+        """After the optimizer's step; gradients are still present.
+
+        ``group["lr"]`` of the optimizer's groups is the rate of the step since `before_forward`. One that
+        `before_update` changes is to be put back here: the schedule goes on after it.
+        """
         ...
 
     def rank_pattern(self) -> dict[str, int]:

@@ -50,6 +50,7 @@ def edgelora_evaluators() -> Iterable[Part]:
         target="edgelora_plugins.baseline.metrics:ExactMatch",
         options="edgelora_plugins.baseline.options:ExactMatchOptions",
         summary="fraction of held-out questions answered letter by letter, greedily",
+        accuracies=("exact_match",),
     )
     yield Part(
         name="merge-error",

@@ -165,10 +165,10 @@ class TrainingLoop:
         # Kernels of bitsandbytes write without telling autograd, and layers may keep what follows from
         # their weights.
         torch.autograd.graph.increment_version(self.learned)
+        # Gradients are still present: AdaLoRA scores weight times gradient. So are the rates of this step.
+        state.rank_scheduler.after_update(step)
         rate = state.schedule.get_last_lr()[0]
         state.schedule.step()
-        # Gradients are still present: AdaLoRA scores weight times gradient.
-        state.rank_scheduler.after_update(step)
         state.optimizer.zero_grad(set_to_none=True)
 
         self.tokens += sum(labelled)

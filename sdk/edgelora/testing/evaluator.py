@@ -16,7 +16,7 @@ from edgelora.engine.source import SourceWeights
 from edgelora.parts import Kind
 from edgelora.protocols import Evaluation, Example, Measurement
 from edgelora.testing import tiny
-from edgelora.testing.check import require
+from edgelora.testing.check import require, skip
 from edgelora.testing.compare import bits_differ
 from edgelora.testing.part import PartConformance
 from edgelora.testing.random_state import random_state_left_as_found
@@ -118,6 +118,18 @@ class EvaluatorConformance(PartConformance):
             not wrong,
             f'{", ".join(wrong)} is no name of a measurement; write f"{{task}}.metric" or suite.row',
         )
+
+    def test_its_accuracies_are_shares(self) -> None:
+        """What ``Part.accuracies`` names is measured of each task and lies between 0 and 1."""
+        accuracies, found = self.found().part.accuracies, self.measured()
+        if not accuracies:
+            skip("Part.accuracies names no metric that is a share of right answers")
+        for name in (f"{task}.{metric}" for task in tiny.TASKS for metric in accuracies):
+            require(
+                name in found and 0 <= found[name].value <= 1,
+                f"{name} is {found[name].value if name in found else 'not measured'}; Part.accuracies is for "
+                "shares of right answers, measured as <task>.<metric>",
+            )
 
     def test_the_same_model_measures_the_same(self) -> None:
         """Twice the same numbers, whatever the global random state."""
