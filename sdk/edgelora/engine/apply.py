@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgelora.capabilities import TaskAware
 from edgelora.engine.base import load_base, load_tokenizer, locate_base
 from edgelora.engine.inject import adapter_tensors, inject, is_named, plain_linears, replace_module
+from edgelora.engine.linears import quantize_linear, unfrozen
 from edgelora.engine.manifest_plan import plan_of
 from edgelora.engine.pack import NATIVE_NAME
 from edgelora.engine.past_sites import past_to_load
@@ -155,7 +156,7 @@ def apply(model: Any, reference: str, registry: Registry | None = None) -> dict[
     originals = {}
     for name, linear in plain_linears(model).items():
         if not is_named(name, plan.recipe.skip_modules):
-            frozen = quantizer.quantize(linear, name)
+            frozen = quantize_linear(quantizer, linear, name)
             replace_module(model, linear, frozen)
             originals[frozen] = linear
     try:
@@ -201,9 +202,10 @@ def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> dict[st
 
 
 def take_off(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-    """Put the frozen linears back where adapted layers are."""
+    """Put the frozen linears back where adapted layers are; unquantized, in the form the model keeps them."""
     for layer in layers.values():
-        replace_module(model, layer, next(part for part in layer.modules() if isinstance(part, FrozenLinear)))
+        frozen = next(part for part in layer.modules() if isinstance(part, FrozenLinear))
+        replace_module(model, layer, unfrozen(frozen))
 
 
 def read_tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:

@@ -8,22 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.core_model_loading import ConversionOps
-from transformers.quantizers.auto import register_quantization_config, register_quantizer
-from transformers.quantizers.base import HfQuantizer
 from transformers.utils import cached_file, logging
-from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from edgelora import micro
 from edgelora.bases import find_base
-from edgelora.engine.inject import is_named, matching
 from edgelora.engine.mapped import load_prepared, load_streamed
+from edgelora.engine.quantizing import QuantizeOnRead
 from edgelora.errors import BaseNotFound, ModelError, OfflineNotCached
 from edgelora.plan import Plan
 from edgelora.prepared import prepared_base
-from edgelora.protocols import Quantizer
 
 
 def locate_base(base: str, revision: str | None = None) -> Path:
@@ -124,7 +118,7 @@ def load_base(plan: Plan, device: torch.device | None = None) -> Any:
     config = read_config(folder)
     if plan.recipe.train.streamed:
         return load_streamed(folder, config, plan, dtype, device)
-    quantization = _LoadConfig(plan.build("quantizer"), plan.recipe.skip_modules)
+    quantization = QuantizeOnRead(plan.build("quantizer"), plan.recipe.skip_modules)
     try:
         with no_progress_bar():
             model = AutoModelForCausalLM.from_pretrained(
@@ -145,6 +139,7 @@ def load_base(plan: Plan, device: torch.device | None = None) -> Any:
         ) from error
     if quantization.failure is not None:
         raise quantization.failure
+    quantization.put_into(model)
     # From here on it is a plain module: transformers must not take it for one of its own quantized models.
     model.hf_quantizer.remove_quantization_config(model)
     model.config._is_quantized = False
@@ -210,79 +205,3 @@ def _any_config(folder: Path) -> Any:
 def first_line(error: BaseException) -> str:
     """Of its message; its class where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-class _LoadConfig(QuantizationConfigMixin):
-    """Carries the plan's quantizer through ``from_pretrained``."""
-
-    def __init__(self, quantizer: Quantizer, skip_modules: tuple[str, ...]) -> None:
-        self.quant_method = "edgelora"
-        self.quantizer = quantizer
-        self.skip_modules = skip_modules
-        self.failure: Exception | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"quant_method": self.quant_method}
-
-
-class _LoadQuantizer(HfQuantizer):
-    """Gives each linear's weight to the plan's quantizer the moment it is read."""
-
-    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-        head = model.get_output_embeddings()
-        names = [
-            name
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and module is not head
-        ]
-        matching(names, self.quantization_config.skip_modules, "skip_modules")
-        return model
-
-    def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
-        name, _, leaf = param_name.rpartition(".")
-        if leaf != "weight":
-            return False
-        module = model.get_submodule(name)
-        return (
-            isinstance(module, nn.Linear)
-            and module is not model.get_output_embeddings()
-            and not is_named(name, self.quantization_config.skip_modules)
-        )
-
-    def get_quantize_ops(self) -> ConversionOps:
-        return _QuantizeOnRead(self.quantization_config)
-
-    def is_serializable(self) -> bool:
-        return False
-
-    @property
-    def is_trainable(self) -> bool:
-        return True
-
-
-class _QuantizeOnRead(ConversionOps):
-    def __init__(self, config: _LoadConfig) -> None:
-        self.config = config
-
-    @torch.no_grad()
-    def convert(self, input_dict: dict[str, Any], model: Any = None, **kwargs: Any) -> dict[str, Any]:
-        missing = kwargs.get("missing_keys") or set()
-        for param_name, value in input_dict.items():
-            name = param_name.removesuffix(".weight")
-            linear = model.get_submodule(name)
-            weight = value[0] if isinstance(value, list) else value
-            linear.weight = nn.Parameter(weight, requires_grad=False)
-            try:
-                frozen = self.config.quantizer.quantize(linear, name)
-            except Exception as error:
-                # transformers collects errors of conversions and reports them as its own; keep the first.
-                self.config.failure = self.config.failure or error
-                raise
-            frozen._is_hf_initialized = True
-            model.set_submodule(name, frozen)
-            missing.discard(param_name)
-        return {}
-
-
-register_quantization_config("edgelora")(_LoadConfig)
-register_quantizer("edgelora")(_LoadQuantizer)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edgelora.capabilities import HasAuxLosses, TaskAware
 from edgelora.engine.data import collate
+from edgelora.engine.linears import LINEARS
 from edgelora.errors import NonFiniteLoss
 from edgelora.layers.loss import row_losses
 from edgelora.protocols import Batch, LossCombiner
@@ -45,7 +46,7 @@ def _base_tensors(module: nn.Module) -> list[str]:
     return [
         f"{place}.{name}"
         for place, part in module.named_modules(remove_duplicate=False)
-        if isinstance(part, nn.Linear | nn.Embedding)
+        if isinstance(part, (*LINEARS, nn.Embedding))
         for name, tensor in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
         if not tensor.requires_grad
     ]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edgelora.capabilities import WantsSource, clashes
 from edgelora.engine.hot_path import use_hot_path
+from edgelora.engine.linears import LINEARS, freeze, shape_of
 from edgelora.engine.past_sites import Past, with_past
 from edgelora.errors import PlanError, PluginBug
 from edgelora.layers import FrozenLinear
@@ -54,7 +55,7 @@ def inject(
     layers: dict[str, nn.Module] = {}
     for site in sites:
         linear = linears[site.name]
-        base = linear if isinstance(linear, FrozenLinear) else FrozenLinear.of(linear)
+        base = freeze(linear)
         if source is not None and isinstance(adapter, WantsSource):
             layer = adapter.wrap_source(base, site, source(site.name).to(_device(linear)))
         else:
@@ -82,7 +83,7 @@ def inject(
     return layers
 
 
-def choose_sites(linears: Mapping[str, nn.Linear], plan: Plan) -> list[Site]:
+def choose_sites(linears: Mapping[str, nn.Module], plan: Plan) -> list[Site]:
     """The sites a plan adapts among ``linears``, with their ranks and alphas.
 
     Raises:
@@ -111,7 +112,7 @@ def choose_sites(linears: Mapping[str, nn.Linear], plan: Plan) -> list[Site]:
         for depth, name in enumerate(chosen)
     ]
     for site in sites:
-        _check_rank(site, linears[site.name])
+        _check_rank(site, shape_of(linears[site.name]))
     return sites
 
 
@@ -120,7 +121,7 @@ def unreachable_parameters(model: nn.Module, layers: Mapping[str, nn.Module]) ->
 
     These are parameters of two or more dimensions that belong to no linear and no embedding.
     """
-    within_reach = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Embedding)]
+    within_reach = [m for m in model.modules() if isinstance(m, (*LINEARS, nn.Embedding))]
     reached = {id(weight) for module in [*layers.values(), *within_reach] for weight in module.parameters()}
     return [
         name
@@ -154,13 +155,13 @@ def adapter_tensors(layers: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def plain_linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """All linears by name, each once, but the output head."""
+def plain_linears(model: nn.Module) -> dict[str, nn.Module]:
+    """All linears by name, in the form the model keeps them in, each once, but the output head."""
     head: Any = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
+        if isinstance(module, LINEARS) and module is not head
     }
 
 
@@ -196,12 +197,11 @@ def _resolve(name: str, pattern: Mapping[str, Any], default: Any) -> Any:
     return pattern[max(matching, key=len)] if matching else default
 
 
-def _check_rank(site: Site, linear: nn.Linear) -> None:
-    smallest = min(linear.out_features, linear.in_features)
+def _check_rank(site: Site, shape: tuple[int, int]) -> None:
+    smallest = min(shape)
     if not 1 <= site.rank <= smallest:
         raise PlanError(
-            f"rank {site.rank} does not fit {site.name}, whose weight is "
-            f"({linear.out_features}, {linear.in_features})",
+            f"rank {site.rank} does not fit {site.name}, whose weight is {shape}",
             fix=f"choose a rank from 1 to {smallest}, or leave {site.name} out of target_modules",
         )
 
@@ -227,7 +227,7 @@ def _settle(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
                 parameter.data = parameter.data.to(dtype)
 
 
-def _device(linear: nn.Linear) -> torch.device:
+def _device(linear: nn.Module) -> torch.device:
     if isinstance(linear, FrozenLinear) and linear.moves_to is not None:
         return linear.moves_to
     return next(iter([*linear.parameters(), *linear.buffers()])).device

@@ -14,6 +14,7 @@ from torch import nn
 from edgelora.engine.apply import Adapted, load_adapted, probe_logits
 from edgelora.engine.base import no_progress_bar
 from edgelora.engine.inject import replace_module
+from edgelora.engine.linears import plain_linear
 from edgelora.engine.pack import flush_files
 from edgelora.errors import ModelError, TargetExists
 from edgelora.files import disk_full_is_an_error, make_dirs, publish_new_directory
@@ -105,13 +106,13 @@ def _fold(adapted: Adapted, dtype: torch.dtype) -> None:
         layer = adapted.layers.pop(site)
         base = next(part for part in layer.modules() if isinstance(part, FrozenLinear))
         weight = merge_into(layer, base.dequantize(dtype=torch.float32), site)
-        replace_module(model, layer, _linear(weight.to(dtype), base.bias))
+        replace_module(model, layer, _plain(base, weight.to(dtype)))
         base.release()
         del layer, base, weight
     for name in [name for name, module in model.named_modules() if isinstance(module, _READ_ONLY)]:
         module = model.get_submodule(name)
         if isinstance(module, FrozenLinear):
-            replace_module(model, module, _linear(module.dequantize(dtype=dtype), module.bias))
+            replace_module(model, module, _plain(module, module.dequantize(dtype=dtype)))
         elif isinstance(module, MappedEmbedding):
             replace_module(model, module, _embedding(module.weight.to(dtype), module.padding_idx))
     model.tie_weights()  # what was read from a file as one is one again
@@ -119,12 +120,8 @@ def _fold(adapted: Adapted, dtype: torch.dtype) -> None:
     model.config.dtype = dtype
 
 
-def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        linear.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
-    return linear
+def _plain(base: FrozenLinear, weight: torch.Tensor) -> nn.Module:
+    return plain_linear(weight, base.bias, fan_in_fan_out=base.fan_in_fan_out)
 
 
 def _embedding(weight: torch.Tensor, padding_idx: int | None) -> nn.Embedding:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from edgelora.engine.linears import LINEARS
 from edgelora.engine.published import PeftForm
 from edgelora.layers import FrozenLinear
 from edgelora.manifest.lora_shapes import PEFT_CONFIG_FILE, PLAIN_LORA_FILE
@@ -43,7 +44,7 @@ def peft_config(form: PeftForm, model: nn.Module, plan: Plan, base: str) -> dict
         "lora_dropout": plan.parts["adapter"].options.model_dump().get("dropout", 0.0),
         "use_rslora": False,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": _is_transposed(form.ranks, model),
         "target_modules": _targets(form.ranks, model),
         "rank_pattern": {site: value for site, value in form.ranks.items() if value != rank},
         "alpha_pattern": {site: value for site, value in alphas.items() if value != alpha},
@@ -75,9 +76,15 @@ def _targets(sites: Iterable[str], model: nn.Module) -> list[str]:
     others = [
         module
         for module in named_alike
-        if isinstance(module, nn.Linear | FrozenLinear | nn.Embedding) or hasattr(module, "lora_A")
+        if isinstance(module, (*LINEARS, nn.Embedding)) or hasattr(module, "lora_A")
     ]
     return names if others else sorted(kinds)
+
+
+def _is_transposed(sites: Iterable[str], model: nn.Module) -> bool:
+    """Whether the model stores adapted weights as (in, out); PEFT then turns its product, not its factors."""
+    parts = (part for site in sites for part in model.get_submodule(site).modules())
+    return any(isinstance(part, FrozenLinear) and part.fan_in_fan_out for part in parts)
 
 
 def _number(value: float) -> float | int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 from safetensors import safe_open
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from edgelora.capabilities import WantsSource
 from edgelora.engine.bare_names import model_names
+from edgelora.engine.base import read_config
+from edgelora.engine.preparing.layout import layout_of
 from edgelora.errors import ModelError
 from edgelora.known_bases import recall_source
 from edgelora.manifest.base_identity import identify_base, weights_files
@@ -82,4 +85,9 @@ class SourceWeights:
             )
         with safe_open(self.folder / self.files[stored], framework="pt") as file:
             weight: Tensor = file.get_tensor(stored)
-        return weight
+        return weight.T if name in self._transposed else weight
+
+    @cached_property
+    def _transposed(self) -> frozenset[str]:
+        """Linears whose weights are stored as (in, out)."""
+        return layout_of(read_config(self.folder)).transposed

@@ -40,6 +40,8 @@ class FrozenLinear(nn.Linear):
     """Where W lies, if that is memory that can be given back."""
     moves_to: torch.device | None = None
     """Where W is copied for each forward and backward pass, if it lies elsewhere."""
+    fan_in_fan_out: bool = False
+    """Whether the model stores W as (in, out), as GPT-2 does. Here it is (out, in) all the same."""
 
     def __init__(
         self, weight: Tensor | None, bias: Tensor | None, in_features: int, out_features: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 
@@ -378,14 +379,29 @@ def test_linears_with_biases_keep_them(name, registry, tmp_path):
     assert (computed - expected).abs().max() <= 1e-5 * max(1, expected.abs().max())
 
 
-def test_layers_that_are_no_linears_are_refused(registry, tmp_path):
+@pytest.mark.parametrize("name", ["rslora", "dora", "pissa", "adalora"])
+def test_linears_that_store_their_weights_turned_are_adopted(name, registry, tmp_path):
     other_base("gpt2", tmp_path / "gpt2")
-    config = lora(target_modules=["c_attn"], fan_in_fan_out=True)
-    saved(tmp_path / "gpt2", config, tmp_path / "source")
-    with pytest.raises(NotAdoptable, match="fan_in_fan_out"):
+    config = copy.deepcopy(ADOPTED[name])
+    config.target_modules, config.fan_in_fan_out = {"c_attn", "c_proj"}, True
+    expected = saved(tmp_path / "gpt2", config, tmp_path / "source")
+    done = adopt(tmp_path / "source", registry, tmp_path / "out")
+    computed = probe_logits(load_adapted(str(done.folder), registry, dtype="float32").model)
+    assert (computed - expected).abs().max() <= 1e-5 * max(1, expected.abs().max())
+
+
+def test_a_start_that_peft_takes_out_the_wrong_way_is_refused(registry, tmp_path):
+    other_base("gpt2", tmp_path / "gpt2")
+    saved(tmp_path / "gpt2", lora(target_modules=["attn.c_proj"], fan_in_fan_out=True), tmp_path / "source")
+    configured(tmp_path / "source", init_lora_weights="olora")
+    with pytest.raises(NotAdoptable, match=r"c_proj stores its weight as \(in, out\), and PEFT starts"):
         adopt(tmp_path / "source", registry, tmp_path / "out")
-    configured(tmp_path / "source", fan_in_fan_out=False)
-    with pytest.raises(NotAdoptable, match="c_attn, which is no linear inside the blocks"):
+
+
+def test_what_is_no_linear_is_refused(registry, tmp_path):
+    other_base("gpt2", tmp_path / "gpt2")
+    saved(tmp_path / "gpt2", lora(target_modules=["lm_head"]), tmp_path / "source")
+    with pytest.raises(NotAdoptable, match="lm_head, which is no linear inside the blocks"):
         adopt(tmp_path / "source", registry, tmp_path / "out")
 
 

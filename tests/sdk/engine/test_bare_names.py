@@ -30,8 +30,8 @@ def folder(request, tmp_path):
     return tmp_path / request.param
 
 
-def restore(tensors, name, shape):
-    return FrozenLinear(tensors["weight"], None, shape[1], shape[0])
+def restore(tensors, name, linear):
+    return FrozenLinear(tensors["weight"], None, linear.in_features, linear.out_features)
 
 
 def test_every_reader_finds_the_same_weight(folder):

@@ -114,6 +114,7 @@ def adopt(
     model = load_base(make_plan(_recipe(place), registry), torch.device("cpu"))
     linears = plain_linears(model)
     converted = convert(source, lambda site: _weight(source, linears, site))
+    _check_start(source, converted, linears)
     before, expected = probe_logits(model), _reference_logits(model, source, converted, linears)
     plan = make_plan(_recipe(place, converted), registry)
     layers = inject(model, plan)
@@ -210,7 +211,7 @@ def _recipe(place: Path, converted: Converted | None = None) -> Any:
     return make_recipe(document, where="the adopted adapter")
 
 
-def _weight(source: PeftSource, linears: Mapping[str, nn.Linear], site: str) -> Tensor:
+def _weight(source: PeftSource, linears: Mapping[str, nn.Module], site: str) -> Tensor:
     if site not in linears:
         raise refused(
             source.kind, f"it adapts {site[:100]}, which is no linear inside the blocks of this base"
@@ -218,9 +219,18 @@ def _weight(source: PeftSource, linears: Mapping[str, nn.Linear], site: str) -> 
     return linears[site].weight
 
 
+def _check_start(source: PeftSource, converted: Converted, linears: Mapping[str, nn.Module]) -> None:
+    """Refuse what PEFT (0.21) took out of a weight as if it were (out, in) when training began."""
+    start = source.config.get("init_lora_weights")
+    turned = [site for site in converted.factors if linears[site].fan_in_fan_out]
+    if turned and isinstance(start, str) and start.lower() == "olora":
+        reason = f"{turned[0][:100]} stores its weight as (in, out), and PEFT starts OLoRA wrongly there"
+        raise refused(source.kind, reason)
+
+
 @torch.no_grad()
 def _reference_logits(
-    model: Any, source: PeftSource, converted: Converted, linears: Mapping[str, nn.Linear]
+    model: Any, source: PeftSource, converted: Converted, linears: Mapping[str, nn.Module]
 ) -> Tensor:
     """Logits of the base with each adapted weight replaced by the one it acts as."""
     kept = {site: _weight(source, linears, site).data for site in converted.factors}

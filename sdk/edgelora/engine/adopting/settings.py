@@ -37,11 +37,12 @@ _WITHOUT_WEIGHTS = {
 }  # fmt: skip
 
 # What a configuration says of the adapter's making, its place, or of loading: nothing of what it computes.
+# PEFT corrects fan_in_fan_out by what each linear of the base is.
 _OF_NO_EFFECT = {
     "auto_mapping", "base_model_name_or_path", "beta1", "beta2", "d_initial", "decompose_both",
-    "decompose_factor", "deltaT", "ensure_weight_tying", "eva_config", "exclude_modules", "inference_mode",
-    "init_weights", "layers_pattern", "layers_to_transform", "lora_dropout", "megatron_core",
-    "module_dropout", "orth_reg_weight", "peft_type", "peft_version", "projection_prng_key",
+    "decompose_factor", "deltaT", "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out",
+    "inference_mode", "init_weights", "layers_pattern", "layers_to_transform", "lora_dropout",
+    "megatron_core", "module_dropout", "orth_reg_weight", "peft_type", "peft_version", "projection_prng_key",
     "qalora_group_size", "rank_dropout", "rank_dropout_scale", "revision", "runtime_config",
     "save_projection", "target_modules", "target_r", "task_type", "tfinal", "tinit", "total_step",
     "vera_dropout",

@@ -15,6 +15,7 @@ from edgelora.engine.base import first_line, locate_base
 from edgelora.engine.checkpointing import enable_checkpointing
 from edgelora.engine.estimating.values import FlashAttention, on_shapes
 from edgelora.engine.inject import is_named, plain_linears, replace_module
+from edgelora.engine.linears import as_linear
 from edgelora.engine.mapped.loading import leave_in_files
 from edgelora.engine.quantized_shapes import state_shapes
 from edgelora.errors import ModelError
@@ -83,7 +84,7 @@ def make_shape_model(plan: Plan, config: Any, dtype: torch.dtype, *, in_files: b
     quantizer = plan.build("quantizer")
     for name, linear in plain_linears(model).items():
         if not is_named(name, plan.recipe.skip_modules):
-            replace_module(model, linear, _stand_in(quantizer, linear, name, stored))
+            replace_module(model, linear, _stand_in(quantizer, as_linear(linear), name, stored))
     if plan.recipe.train.streamed or in_files:
         leave_in_files(model, dtype, (lambda tensors: _NoPages()) if plan.recipe.train.streamed else None)
     left = {id(part.weight) for part in model.modules() if isinstance(part, MappedLinear | MappedEmbedding)}

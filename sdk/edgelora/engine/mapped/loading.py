@@ -12,17 +12,19 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.pytorch_utils import Conv1D
 
 from edgelora.engine.bare_names import model_names
 from edgelora.engine.inject import is_named, matching, plain_linears, replace_module
+from edgelora.engine.linears import shape_of
 from edgelora.engine.mapped.files import MappedFiles
 from edgelora.errors import ModelError
 from edgelora.layers import FrozenLinear
 from edgelora.layers.mapped import MappedEmbedding, MappedLinear, PagesOf
 from edgelora.manifest.base_identity import weights_files
 
-Restore = Callable[[Mapping[str, Tensor], str, tuple[int, int]], FrozenLinear]
-"""Makes the layer of a linear from its tensors, its name and its shape (out, in)."""
+Restore = Callable[[Mapping[str, Tensor], str, nn.Module], FrozenLinear]
+"""Makes the layer of a linear from its tensors, its name and the linear, which has a shape and no memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +133,13 @@ def _without_memory(config: Any, files: MappedFiles) -> Any:
         )
 
 
-def _restore(model: Any, name: str, linear: nn.Linear, stored: _Stored, restore: Restore) -> None:
+def _restore(model: Any, name: str, linear: nn.Module, stored: _Stored, restore: Restore) -> None:
     tensors = stored.take_module(name)
-    shape = (linear.out_features, linear.in_features)
+    shape = shape_of(linear)
     if ("bias" in tensors) != (linear.bias is not None):
         stored.refuse(f"{'a' if 'bias' in tensors else 'no'} bias of {name}, unlike the model")
     try:
-        frozen = restore(tensors, name, shape)
+        frozen = restore(tensors, name, linear)
     except KeyError as error:
         stored.refuse(f"no tensor {name}.{error.args[0]}")
     made = (frozen.out_features, frozen.in_features) if frozen.weight is None else tuple(frozen.weight.shape)
@@ -145,6 +147,7 @@ def _restore(model: Any, name: str, linear: nn.Linear, stored: _Stored, restore:
         stored.refuse(f"{name}.weight as {made}, and the model needs {shape}")
     if frozen.bias is not None and frozen.bias.shape != shape[:1]:
         stored.refuse(f"{name}.bias as {tuple(frozen.bias.shape)}, and the model needs {shape[:1]}")
+    frozen.fan_in_fan_out = isinstance(linear, Conv1D)
     replace_module(model, linear, frozen)
 
 
@@ -182,6 +185,8 @@ def leave_in_files(model: Any, dtype: torch.dtype, pages_of: PagesOf | None) -> 
 
 def _replace(model: Any, module: nn.Module, mapped: MappedLinear | MappedEmbedding) -> None:
     mapped.weight = module.weight  # the very same parameter: it may be tied
+    if isinstance(module, FrozenLinear):
+        mapped.fan_in_fan_out = module.fan_in_fan_out
     replace_module(model, module, mapped)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from edgelora.capabilities import StockQuantization, StockTensors
+from edgelora.capabilities import StockTensors
+from edgelora.engine.linears import keeps_weights, shape_of, upright
 from edgelora.engine.mapped.loading import Restore
 from edgelora.engine.quantized_shapes import state_shapes
 from edgelora.engine.stored_dtypes import DTYPES
@@ -29,11 +30,12 @@ def from_unquantized(plan: Plan) -> Restore:
         CombinationError: The plan's quantizer changes weights, so that its layers are in no file.
     """
     quantizer = plan.build("quantizer")
-    if not (isinstance(quantizer, StockQuantization) and quantizer.quantization_config() == {}):
+    if not keeps_weights(quantizer):
         raise not_in_files(plan.recipe.base, plan.parts["quantizer"].name)
 
-    def restore(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int]) -> FrozenLinear:
-        layer: FrozenLinear = quantizer.restore(tensors, name, shape, tensors["weight"].dtype)
+    def restore(tensors: Mapping[str, Tensor], name: str, linear: nn.Module) -> FrozenLinear:
+        own, dtype = upright(tensors, linear), tensors["weight"].dtype
+        layer: FrozenLinear = quantizer.restore(own, name, shape_of(linear), dtype)
         return layer
 
     return restore
@@ -53,8 +55,10 @@ def from_prepared(plan: Plan, record: PreparedBase) -> Restore:
             fix="prepare the base again: edgelora bases prepare",
         )
 
-    def restore(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int]) -> FrozenLinear:
-        own = quantizer.own_tensors(tensors) if record.form == "stock" else tensors
+    def restore(tensors: Mapping[str, Tensor], name: str, linear: nn.Module) -> FrozenLinear:
+        own, shape = quantizer.own_tensors(tensors) if record.form == "stock" else tensors, shape_of(linear)
+        if keeps_weights(quantizer):
+            own = upright(own, linear)
         _require_kind(own, quantizer, name, shape, dtype)
         layer: FrozenLinear = quantizer.restore(own, name, shape, dtype)
         return layer

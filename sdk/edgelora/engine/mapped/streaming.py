@@ -101,7 +101,7 @@ def move(base: Mapped, device: torch.device) -> None:
         if type(linear) is FrozenLinear:
             # The product of a plain one is kept with its weight for the backward pass, when that has gone.
             mapped = MappedLinear(linear.weight, linear.bias, dtype=model.config.dtype)
-            mapped.pages = linear.pages
+            mapped.pages, mapped.fan_in_fan_out = linear.pages, linear.fan_in_fan_out
             replace_module(model, linear, mapped)
     holder = MovedBlocks(blocks, base.files, device)
     for linear in _linears(blocks):

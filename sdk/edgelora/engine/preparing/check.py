@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from edgelora.engine.linears import quantize_linear
 from edgelora.engine.preparing.prepare import OnProgress, give, progress_of
 from edgelora.engine.preparing.shard import bytes_of, converted_pieces, kept_dtype
 from edgelora.engine.preparing.source import SourceModel
@@ -72,9 +73,9 @@ class _Comparison:
         self._quantizer = quantizer
         self._dtype = DTYPES[record.dtype]
 
-    def linear(self, name: str, linear: nn.Linear) -> None:
+    def linear(self, name: str, linear: nn.Module) -> None:
         """Quantize it again."""
-        layer = self._quantizer.quantize(linear, name)
+        layer = quantize_linear(self._quantizer, linear, name)
         for leaf, tensor in stored_tensors(self._quantizer, layer).items():
             self._compare(f"{name}.{leaf}", sha256(bytes_of(tensor)).hexdigest())
 

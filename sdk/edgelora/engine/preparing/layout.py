@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from edgelora.engine.inject import is_named, matching, plain_linears
 
@@ -24,6 +25,7 @@ class Layout:
         shapes: Of all tensors of the unquantized model, by name; one that is tied to another stands once.
         shards: Names of the unquantized model's tensors by shard: its own one for each decoder block.
         quantized: Names of the linears that are quantized.
+        transposed: Names of the linears whose weights are stored as (in, out), as GPT-2's are.
         kept: Names of the linears that are not: the output head, and those of ``skip_modules``.
         tied: For each tensor that is not in ``shapes``, such as ``lm_head.weight``, the one it is tied to.
         prefix: Of the names of the backbone's tensors, without a dot.
@@ -33,6 +35,7 @@ class Layout:
     shapes: Mapping[str, tuple[int, ...]]
     shards: tuple[tuple[str, ...], ...]
     quantized: frozenset[str]
+    transposed: frozenset[str]
     kept: tuple[str, ...]
     tied: Mapping[str, str]
     prefix: str
@@ -54,6 +57,7 @@ def layout_of(config: Any, skip_modules: tuple[str, ...] = ()) -> Layout:
     linears = plain_linears(model)
     skipped = matching(linears, skip_modules, "skip_modules")
     quantized = frozenset(name for name in linears if not is_named(name, skip_modules))
+    transposed = frozenset(name for name, linear in linears.items() if isinstance(linear, Conv1D))
     head = model.get_output_embeddings()
     heads = [name for name, module in model.named_modules() if module is head]
     state = model.state_dict()
@@ -77,7 +81,7 @@ def layout_of(config: Any, skip_modules: tuple[str, ...] = ()) -> Layout:
     unused = tuple(model._keys_to_ignore_on_load_unexpected or ())
     shards = tuple(map(tuple, groups.values()))
     kept = (*skipped, *heads)
-    return Layout(shapes, shards, quantized, kept, tied, model.base_model_prefix, unused)
+    return Layout(shapes, shards, quantized, transposed, kept, tied, model.base_model_prefix, unused)
 
 
 def _group(name: str, own: set[str]) -> str:

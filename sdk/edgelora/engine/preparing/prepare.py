@@ -45,8 +45,8 @@ class Prepared:
 class Sink(Protocol):
     """Takes what becomes of a model's tensors; `edgelora.engine.preparing.writer.PreparedShard` is one."""
 
-    def linear(self, name: str, linear: nn.Linear) -> None:
-        """A linear that is to be quantized."""
+    def linear(self, name: str, linear: nn.Module) -> None:
+        """A linear that is to be quantized, in the form the model keeps it in."""
         ...
 
     def copy(self, name: str, path: Path, entry: TensorEntry) -> None:
@@ -157,7 +157,8 @@ class _Sizes:
         shape = self._model.layout.shapes[name]
         linear, _, leaf = name.rpartition(".")
         if linear in self._model.layout.quantized and leaf == "weight":
-            return round(shape[0] * self._row(shape[1]))
+            out, in_ = reversed(shape) if linear in self._model.layout.transposed else shape
+            return round(out * self._row(in_))
         dtype = self._model.tensors[name].entry.dtype
         return max(tensor_bytes(dtype, shape), tensor_bytes(DTYPE_NAMES[self._model.dtype], shape))
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgelora.engine.bare_names import model_names
 from edgelora.engine.base import read_config
+from edgelora.engine.linears import plain_linear
 from edgelora.engine.preparing.layout import Layout, layout_of
 from edgelora.engine.preparing.names import BESIDE
 from edgelora.engine.preparing.shard import read_pieces
@@ -89,14 +90,12 @@ class SourceModel:
         """Of some tensors, as they are stored."""
         return sum(self.tensors[name].entry.end - self.tensors[name].entry.start for name in names)
 
-    def linear(self, name: str) -> nn.Linear:
-        """A linear with its weight (out, in), and its bias where it has one, in the dtype of the model."""
+    def linear(self, name: str) -> nn.Module:
+        """A linear in the form the model keeps it in, with its bias if it has one, in the model's dtype."""
         weight = self._read(f"{name}.weight")
-        made = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-        made.weight = nn.Parameter(weight, requires_grad=False)
-        if f"{name}.bias" in self.tensors:
-            made.bias = nn.Parameter(self._read(f"{name}.bias"), requires_grad=False)
-        return made
+        bias = self._read(f"{name}.bias") if f"{name}.bias" in self.tensors else None
+        transposed = name in self.layout.transposed
+        return plain_linear(weight.T if transposed else weight, bias, fan_in_fan_out=transposed)
 
     def _require_floats(self, name: str) -> None:
         dtype = self.tensors[name].entry.dtype

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelora.capabilities import StockQuantization, StockTensors
+from edgelora.engine.linears import keeps_weights, quantize_linear
 from edgelora.engine.preparing.journal import take_over, write_journal
 from edgelora.engine.preparing.layout import Layout
 from edgelora.engine.preparing.names import CONFIG_NAME, JOURNAL_NAME, shard_name
@@ -85,9 +86,9 @@ class PreparedShard:
         """Store a tensor that is not quantized from another safetensors file, never whole in memory."""
         self._shard.copy(name, path, entry, self._writer.preparation.dtype)
 
-    def linear(self, name: str, linear: nn.Linear) -> None:
+    def linear(self, name: str, linear: nn.Module) -> None:
         """Quantize a linear and store its layer; ``linear`` may be forgotten afterwards."""
-        self.layer(name, self._writer.quantizer.quantize(linear, name))
+        self.layer(name, quantize_linear(self._writer.quantizer, linear, name))
 
     def layer(self, name: str, layer: FrozenLinear) -> None:
         """Store a layer that the quantizer made."""
@@ -260,10 +261,15 @@ def stock_configuration(quantizer: object) -> Mapping[str, Any] | None:
 
 
 def stored_tensors(quantizer: Any, layer: FrozenLinear) -> dict[str, Tensor]:
-    """What is stored of a layer that ``quantizer`` made, by names after the linear's."""
+    """What is stored of a layer that ``quantizer`` made, by names after the linear's.
+
+    Quantized weights are (out, in); those that stay as they are stay in the form the model keeps them in.
+    """
     if stock_configuration(quantizer) is None:
         return layer.state_dict()
     tensors: dict[str, Tensor] = quantizer.stock_tensors(layer)
+    if layer.fan_in_fan_out and keeps_weights(quantizer):
+        tensors["weight"] = tensors["weight"].T
     return tensors
 
 

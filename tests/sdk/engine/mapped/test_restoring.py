@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from edgelora.engine.base import load_base
 from edgelora.engine.estimating.shape_model import read_config
@@ -15,6 +16,8 @@ from edgelora.engine.mapped.restoring import from_prepared
 from edgelora.errors import ModelError
 from edgelora.layers import FrozenLinear, QuantizedLinear
 from edgelora.prepared import RECORD_NAME, prepared_base
+
+LINEAR = nn.Linear(6, 4, device="meta")
 
 
 def tampered(folder, out, change):
@@ -109,20 +112,20 @@ def test_names_and_kinds_are_checked_for_every_quantizer(plan, prepared, monkeyp
     the_plan = plan(base=str(folder), quantizer="nf4-icq")
     monkeypatch.setattr(type(the_plan), "build", lambda *_: Trusting())
     restore = from_prepared(the_plan, prepared_base(folder))
-    assert isinstance(restore({"codes": torch.zeros(4, 6)}, "x", (4, 6)), FrozenLinear)
+    assert isinstance(restore({"codes": torch.zeros(4, 6)}, "x", LINEAR), FrozenLinear)
     with pytest.raises(ModelError, match=words):
-        restore(tensors, "x", (4, 6))
+        restore(tensors, "x", LINEAR)
 
 
 def test_a_layer_or_bias_of_another_shape_than_the_model_s_is_refused(prepared):
     folder = prepared("none")
     config = read_config(str(folder))
 
-    def restore(tensors, name, shape):
+    def restore(tensors, name, linear):
         return Kept(torch.zeros(2, 3), 2, 3)
 
-    def with_bias(tensors, name, shape):
-        return FrozenLinear(tensors["weight"], torch.zeros(1), shape[1], shape[0])
+    def with_bias(tensors, name, linear):
+        return FrozenLinear(tensors["weight"], torch.zeros(1), linear.in_features, linear.out_features)
 
     for made, words in ((restore, r"weight as \(2, 3\)"), (with_bias, r"bias as \(1,\)")):
         with pytest.raises(ModelError, match=words):
