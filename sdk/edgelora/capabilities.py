@@ -6,14 +6,14 @@ Shared code asks for a capability with ``isinstance``; it never asks for a metho
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from edgelora.layers import FrozenLinear
+    from edgelora.layers import FrozenEmbedding, FrozenLinear
     from edgelora.protocols import Batch, Factors, Site
 
 
@@ -52,6 +52,15 @@ class Mergeable(Protocol):
 
     def merged(self, weight: Tensor) -> Tensor:
         """Return the adapted weight (out, in) for a base weight (out, in), in its dtype."""
+        ...
+
+
+@runtime_checkable
+class MergesBias(Protocol):
+    """Folds into the bias too, beside what `Mergeable` or `LowRank` says of the weight."""
+
+    def merged_bias(self, bias: Tensor | None) -> Tensor:
+        """Return the adapted bias (out,) for the base's, or for None where it has none."""
         ...
 
 
@@ -133,6 +142,33 @@ class WantsSource(Protocol):
 
     def wrap_source(self, base: FrozenLinear, site: Site, source: Tensor) -> nn.Module:
         """Like `Adapter.wrap`; ``source`` is the unquantized weight (out, in), valid during the call only."""
+        ...
+
+
+@runtime_checkable
+class WrapsEmbeddings(Protocol):
+    """An adapter that wraps embeddings as well, where ``target_modules`` names them."""
+
+    def wrap_embedding(self, base: FrozenEmbedding, site: Site) -> nn.Module:
+        """Return a module that takes and gives what ``base`` does: token ids (...) -> (..., width).
+
+        Its ``weight`` is that of ``base``, which models and their users ask for its device and size. Where it
+        is `LowRank`, its factors are those of W = Eᵀ: A (rank, tokens), B (width, rank). See
+        `edgelora.layers.LowRankEmbedding`.
+        """
+        ...
+
+
+@runtime_checkable
+class NamesTargets(Protocol):
+    """An adapter whose ``target_modules`` may be another word than ``all-linear``."""
+
+    def named_targets(self, word: str, linears: Sequence[str]) -> list[str]:
+        """The names, among those of a model's linears, that a word stands for.
+
+        Raises:
+            PlanError: This model has none.
+        """
         ...
 
 
@@ -242,9 +278,9 @@ def clashes(obj: object) -> list[str]:
 ABILITIES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        Additive, LowRank, Mergeable, HasAuxLosses, Prunable, Nested, TaskAware, CrossSite,
-        AdaptsModel, WantsSource, Calibrated, HasPast, ParameterGroups, Exportable, StockQuantization,
-        StockTensors,
+        Additive, LowRank, Mergeable, MergesBias, HasAuxLosses, Prunable, Nested, TaskAware, CrossSite,
+        AdaptsModel, WantsSource, WrapsEmbeddings, NamesTargets, Calibrated, HasPast, ParameterGroups,
+        Exportable, StockQuantization, StockTensors,
     )
 }  # fmt: skip
 """Capability protocols by name, as `edgelora.parts.Part.abilities` spells them."""

@@ -35,15 +35,15 @@ class Site:
     """One place in the base model that gets adapted. May gain defaulted fields."""
 
     name: str
-    """Path of the linear in the base model: ``"model.layers.0.self_attn.q_proj"``."""
+    """Path of the linear, or embedding, in the base model: ``"model.layers.0.self_attn.q_proj"``."""
     depth: int
     """Index among the adapted sites, from 0."""
     kind: str
     """Last component of the name: ``"q_proj"``."""
     rank: int
-    """Resolved from ``rank`` and ``rank_pattern``."""
+    """Resolved from ``rank`` and ``rank_pattern``; 0 where the adapter has no such option."""
     alpha: float
-    """Resolved from ``alpha`` and ``alpha_pattern``."""
+    """Resolved from ``alpha`` and ``alpha_pattern``; 0 where the adapter has no such option."""
     task_names: tuple[str, ...] = ()
     past: tuple[Factors, ...] = ()
     """Factors of the recipe's ``past`` adapters at this site, oldest first: float32, scaling 1, nothing that
@@ -92,7 +92,7 @@ class Quantizer(Protocol):
 class Adapter(Protocol):
     """Wraps the sites of ``target_modules``.
 
-    Its options must have ``target_modules``, ``rank`` and ``alpha``; ``rank_pattern``, ``alpha_pattern`` and
+    Its options must have ``target_modules``; ``rank``, ``alpha``, ``rank_pattern``, ``alpha_pattern`` and
     ``exclude_modules`` are honoured when present. An adapter with the capability
     `edgelora.capabilities.AdaptsModel` wraps no sites: it needs neither these options nor these methods.
     """

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from first_party import small
 from tiny_models import save_llama, save_tokenizer, write_rows
 
 from edgelora.capabilities import TaskAware
@@ -57,7 +58,7 @@ def recipes(registry):
                 combiner = combiners[(row + column) % len(combiners)]
                 yield {
                     "quantizer": quantizer,
-                    "adapter": {"name": adapter, "rank": 4},
+                    "adapter": small(adapter),
                     "rank_scheduler": {"name": scheduler, **OPTIONS.get(scheduler, {})},
                     "loss_combiner": combiner,
                     "evaluators": EVALUATORS.get(combiner, []),

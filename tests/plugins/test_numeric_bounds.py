@@ -6,7 +6,7 @@ from first_party import ADAPTERS, QUANTIZERS, plan_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from edgelora.engine.inject import inject, plain_linears, trainable_parameters
-from edgelora.layers import FrozenLinear, merge_into
+from edgelora.layers import FrozenLinear, merge_bias_into, merge_into
 
 STARTING_AT_THE_BASE = [name for name, part in ADAPTERS.items() if not part.starts_elsewhere]
 FOLDING = [name for name, part in ADAPTERS.items() if {"LowRank", "Mergeable"} & set(part.abilities)]
@@ -49,7 +49,8 @@ def fold(model, layers):
     for site, layer in layers.items():
         (base,) = (part for part in layer.modules() if isinstance(part, FrozenLinear))
         weight = merge_into(layer, base.dequantize(dtype=torch.float32), site)
-        model.set_submodule(site, FrozenLinear(weight, base.bias, base.in_features, base.out_features))
+        bias = merge_bias_into(layer, base.bias)
+        model.set_submodule(site, FrozenLinear(weight, bias, base.in_features, base.out_features))
 
 
 @OVER_ANY_BASE

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from edgelora import Options
 from edgelora.errors import ExportUnsupported
-from edgelora.layers import FrozenLinear, merge_into, over
+from edgelora.layers import FrozenEmbedding, FrozenLinear, frozen_part, merge_bias_into, merge_into, over
 from edgelora.protocols import Evaluation, Measurement
 
 
@@ -38,7 +38,9 @@ class MergeError:
 
 
 def _error(layer: nn.Module, name: str, seed: int) -> float:
-    base = next(part for part in layer.modules() if isinstance(part, FrozenLinear))
+    base = frozen_part(layer)
+    if isinstance(base, FrozenEmbedding):
+        return _error_of_rows(layer, base, name, seed)
     weight = base.dequantize(dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(1, 8, base.in_features, generator=generator).to(weight.device)
@@ -46,6 +48,15 @@ def _error(layer: nn.Module, name: str, seed: int) -> float:
     plain = FrozenLinear(weight, bias, base.in_features, base.out_features)
     with over(layer, plain):
         computed = layer(x)
-        folded = functional.linear(x, merge_into(layer, weight, name), bias)
+        folded = functional.linear(x, merge_into(layer, weight, name), merge_bias_into(layer, bias))
     change = (computed - plain(x)).norm()
+    return float((folded - computed).norm() / (change if change else computed.norm()))
+
+
+def _error_of_rows(layer: nn.Module, base: FrozenEmbedding, name: str, seed: int) -> float:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(base.num_embeddings, (1, 8), generator=generator).to(base.weight.device)
+    plain, computed = base(ids).float(), layer(ids).float()
+    folded = merge_into(layer, base.weight.T.float(), name).T[ids]
+    change = (computed - plain).norm()
     return float((folded - computed).norm() / (change if change else computed.norm()))

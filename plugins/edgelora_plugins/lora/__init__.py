@@ -18,7 +18,7 @@ def edgelora_adapters() -> Iterable[Part]:
         options="edgelora_plugins.lora.options:LoraOptions",
         summary="a trainable low-rank product beside each linear",
         paper="arXiv:2106.09685",
-        abilities=("Additive", "LowRank"),
+        abilities=("Additive", "LowRank", "WrapsEmbeddings"),
     )
 
 

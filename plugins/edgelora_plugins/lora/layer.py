@@ -6,7 +6,7 @@ import math
 
 from torch import nn
 
-from edgelora.layers import FrozenLinear, LowRankLinear
+from edgelora.layers import FrozenEmbedding, FrozenLinear, LowRankEmbedding, LowRankLinear
 from edgelora.layers.authoring import SiteAdapter
 from edgelora.protocols import Site
 from edgelora_plugins.lora.options import LoraOptions
@@ -22,5 +22,11 @@ class LoraAdapter(SiteAdapter):
 
     def wrap(self, base: FrozenLinear, site: Site) -> nn.Module:
         """Put the low-rank branch beside ``base``."""
-        divisor = math.sqrt(site.rank) if self.options.rank_stabilized else site.rank
-        return LowRankLinear(base, site, scaling=site.alpha / divisor, dropout=self.options.dropout)
+        return LowRankLinear(base, site, scaling=self._scaling(site), dropout=self.options.dropout)
+
+    def wrap_embedding(self, base: FrozenEmbedding, site: Site) -> nn.Module:
+        """The same of looked-up rows, without dropout, as in PEFT."""
+        return LowRankEmbedding(base, site, scaling=self._scaling(site))
+
+    def _scaling(self, site: Site) -> float:
+        return site.alpha / (math.sqrt(site.rank) if self.options.rank_stabilized else site.rank)

@@ -29,7 +29,7 @@ from edgelora.errors import (
     TensorsMismatch,
 )
 from edgelora.known_bases import recall_base
-from edgelora.layers import FrozenLinear
+from edgelora.layers import frozen_part
 from edgelora.manifest import Manifest
 from edgelora.manifest.base_files import check_base_unchanged, state_of_base
 from edgelora.manifest.base_identity import identify_base
@@ -202,10 +202,9 @@ def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> dict[st
 
 
 def take_off(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-    """Put the frozen linears back where adapted layers are; unquantized, in the form the model keeps them."""
+    """Put what was frozen back where adapted layers are; unquantized, in the form the model keeps them."""
     for layer in layers.values():
-        frozen = next(part for part in layer.modules() if isinstance(part, FrozenLinear))
-        replace_module(model, layer, unfrozen(frozen))
+        replace_module(model, layer, unfrozen(frozen_part(layer)))
 
 
 def read_tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:

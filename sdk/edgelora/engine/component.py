@@ -40,13 +40,11 @@ def native_shape(
         if isinstance(layer, HasPast)
     }
     kept = {site: each for site, each in ranks.items() if each}
-    shape = {
-        "r": options["rank"],
-        "alpha": _alpha(options["alpha"]),
-        "rankPattern": dict(rank_pattern),
-        "targetModules": sorted(layers),
-        "taskNames": list(plan.tasks),
-    }
+    shape: dict[str, Any] = {"targetModules": sorted(layers), "taskNames": list(plan.tasks)}
+    if "rank" in options:
+        shape |= {"r": options["rank"], "rankPattern": dict(rank_pattern)}
+    if "alpha" in options:
+        shape["alpha"] = _alpha(options["alpha"])
     return shape | ({"pastRanks": kept} if kept else {})
 
 

@@ -8,7 +8,10 @@ import torch
 from torch import nn
 
 from edgelora.capabilities import CrossSite, TaskAware
-from edgelora.layers import FrozenLinear
+from edgelora.layers import FrozenEmbedding, frozen_part
+
+TOKENS = 4096
+"""Rows of an embedding that are looked up at the same time."""
 
 
 @torch.no_grad()
@@ -23,9 +26,12 @@ def changes_something(layers: Mapping[str, nn.Module], task_count: int) -> bool:
 def _changes(layer: nn.Module, task: int) -> bool:
     if isinstance(layer, CrossSite):
         return True
-    base = next(part for part in layer.modules() if isinstance(part, FrozenLinear))
-    dtype = torch.float32 if base.weight is None else base.weight.dtype
+    base = frozen_part(layer)
     device = next(iter([*base.parameters(), *base.buffers()])).device
+    if isinstance(base, FrozenEmbedding):
+        every_token = torch.arange(base.num_embeddings, device=device)
+        return any(not torch.equal(layer(some), base(some)) for some in every_token.split(TOKENS))
+    dtype = torch.float32 if base.weight is None else base.weight.dtype
     x = torch.randn(1, 4, base.in_features, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     if isinstance(layer, TaskAware):
         layer.route(torch.tensor(task, device=device))

@@ -10,14 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgelora.capabilities import WantsSource, clashes
+from edgelora.capabilities import NamesTargets, WantsSource, clashes
+from edgelora.engine.embeddings import embeddings_for, freeze_embedding
 from edgelora.engine.hot_path import use_hot_path
 from edgelora.engine.linears import LINEARS, freeze, shape_of
 from edgelora.engine.past_sites import Past, with_past
 from edgelora.errors import PlanError, PluginBug
-from edgelora.layers import FrozenLinear
+from edgelora.layers import FrozenEmbedding, FrozenLinear
 from edgelora.plan import Plan
 from edgelora.protocols import Adapter, Site
+
+FROZEN = (FrozenLinear, FrozenEmbedding)
+"""What an adapted layer wraps, for ``isinstance``."""
 
 
 def inject(
@@ -27,7 +31,7 @@ def inject(
     source: Callable[[str], Tensor] | None = None,
     past: Past = MappingProxyType({}),
 ) -> dict[str, nn.Module]:
-    """Freeze ``model`` and wrap the linears the recipe's ``target_modules`` name.
+    """Freeze ``model`` and wrap the linears, and embeddings, that the recipe's ``target_modules`` name.
 
     Works on any module with linears; nothing here depends on an architecture. Linears that no quantizer has
     frozen yet are frozen as they are.
@@ -44,23 +48,19 @@ def inject(
         The adapted layers by site name, in the order of the model.
 
     Raises:
-        PlanError: A target, or a pattern, names no linear; or an adapter of the past changes one that is not
-            adapted now.
+        PlanError: A target, or a pattern, names no linear, or an embedding the adapter does not wrap; or an
+            adapter of the past changes one that is not adapted now.
         PluginBug: The adapter returned something that is not a module, or whose members are misleading.
     """
     adapter = adapter or plan.build("adapter")
     model.requires_grad_(False)
-    linears = plain_linears(model)
-    sites = with_past(choose_sites(linears, plan), past)
+    found = plain_linears(model) | embeddings_for(adapter, model, plan)
+    places = {name: found[name] for name, _ in model.named_modules() if name in found}
+    sites = with_past(choose_sites(places, plan, adapter), past)
     layers: dict[str, nn.Module] = {}
     for site in sites:
-        linear = linears[site.name]
-        base = freeze(linear)
-        if source is not None and isinstance(adapter, WantsSource):
-            layer = adapter.wrap_source(base, site, source(site.name).to(_device(linear)))
-        else:
-            layer = adapter.wrap(base, site)
-        base.release()  # it may have been read for the start
+        place = places[site.name]
+        layer = _wrap(adapter, place, site, source)
         if not isinstance(layer, nn.Module):
             raise PluginBug(
                 f"adapter {plan.parts['adapter'].name!r} returned {type(layer).__name__} for {site.name}",
@@ -72,19 +72,35 @@ def inject(
                 f"{clash[0]}, which is no method",
                 fix="give it another name: edgelora tells what a layer can do by the names of its methods",
             )
-        replace_module(model, linear, layer)
+        replace_module(model, place, layer)
         layers[site.name] = layer
     adapter.link(layers)
     dtype = getattr(torch, plan.recipe.train.adapter_dtype)
     for site in sites:
-        _settle(layers[site.name], _device(linears[site.name]), dtype)
+        _settle(layers[site.name], _device(places[site.name]), dtype)
     if plan.recipe.train.fused:
         use_hot_path(layers)
     return layers
 
 
-def choose_sites(linears: Mapping[str, nn.Module], plan: Plan) -> list[Site]:
-    """The sites a plan adapts among ``linears``, with their ranks and alphas.
+def _wrap(
+    adapter: Any, place: nn.Module, site: Site, source: Callable[[str], Tensor] | None
+) -> nn.Module | None:
+    if isinstance(place, nn.Embedding):
+        return adapter.wrap_embedding(freeze_embedding(place, site.name), site)
+    base = freeze(place)
+    if source is not None and isinstance(adapter, WantsSource):
+        layer = adapter.wrap_source(base, site, source(site.name).to(_device(place)))
+    else:
+        layer = adapter.wrap(base, site)
+    base.release()  # it may have been read for the start
+    return layer
+
+
+def choose_sites(places: Mapping[str, nn.Module], plan: Plan, adapter: Any = None) -> list[Site]:
+    """The sites a plan adapts among linears and embeddings, with their ranks and alphas.
+
+    ``all-linear`` takes no embedding; any other word than that is the adapter's own.
 
     Raises:
         PlanError: A target, an exclusion or a pattern names no linear.
@@ -93,8 +109,14 @@ def choose_sites(linears: Mapping[str, nn.Module], plan: Plan) -> list[Site]:
     rank_pattern = options.get("rank_pattern", {})
     alpha_pattern = options.get("alpha_pattern", {})
     targets = options["target_modules"]
-    wanted = list(linears) if targets == "all-linear" else matching(linears, targets, "target_modules")
-    excluded = set(matching(linears, options.get("exclude_modules", []), "exclude_modules"))
+    linears = [name for name, place in places.items() if isinstance(place, LINEARS)]
+    if targets == "all-linear":
+        wanted = linears
+    elif isinstance(targets, str) and isinstance(adapter, NamesTargets):
+        wanted = adapter.named_targets(targets, linears)
+    else:
+        wanted = matching(places, targets, "target_modules")
+    excluded = set(matching(places, options.get("exclude_modules", []), "exclude_modules"))
     chosen = [name for name in wanted if name not in excluded]
     if not chosen:
         raise PlanError("no linear is left to adapt", fix="widen target_modules or shorten exclude_modules")
@@ -105,14 +127,14 @@ def choose_sites(linears: Mapping[str, nn.Module], plan: Plan) -> list[Site]:
             name=name,
             depth=depth,
             kind=name.rpartition(".")[2],
-            rank=_resolve(name, rank_pattern, options["rank"]),
-            alpha=_resolve(name, alpha_pattern, options["alpha"]),
+            rank=_resolve(name, rank_pattern, options.get("rank", 0)),
+            alpha=_resolve(name, alpha_pattern, options.get("alpha", 0.0)),
             task_names=plan.tasks,
         )
         for depth, name in enumerate(chosen)
     ]
-    for site in sites:
-        _check_rank(site, shape_of(linears[site.name]))
+    for site in sites if "rank" in options else ():
+        _check_rank(site, shape_of(places[site.name]))
     return sites
 
 
@@ -147,7 +169,7 @@ def adapter_tensors(layers: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for site, layer in layers.items():
         of_base = {
-            f"{name}." for name, module in layer.named_modules() if name and isinstance(module, FrozenLinear)
+            f"{name}." for name, module in layer.named_modules() if name and isinstance(module, FROZEN)
         }
         for name, tensor in layer.state_dict().items():
             if not name.startswith(tuple(of_base)):
@@ -219,7 +241,7 @@ def _settle(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     Vectors and scalars stay as they were made: they cost nothing, and rounding a magnitude moves the start.
     """
     for module in layer.modules():
-        if isinstance(module, FrozenLinear):
+        if isinstance(module, FROZEN):
             continue
         module._apply(lambda tensor: tensor.to(device), recurse=False)
         for parameter in module.parameters(recurse=False):

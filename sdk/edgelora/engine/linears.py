@@ -19,7 +19,9 @@ LINEARS = (nn.Linear, Conv1D)
 
 
 def shape_of(linear: nn.Module) -> tuple[int, int]:
-    """(out, in) of a linear in either form."""
+    """(out, in) of a linear in either form; of an embedding, (width, tokens)."""
+    if isinstance(linear, nn.Embedding):
+        return linear.embedding_dim, linear.num_embeddings
     if isinstance(linear, Conv1D):
         return linear.nf, linear.nx
     return linear.out_features, linear.in_features
@@ -84,8 +86,8 @@ def plain_linear(weight: Tensor, bias: Tensor | None, *, fan_in_fan_out: bool) -
     return made
 
 
-def unfrozen(frozen: FrozenLinear) -> nn.Module:
-    """The module whose place a frozen linear may keep: itself, or the `Conv1D` it is a view of."""
-    if frozen.fan_in_fan_out and type(frozen) is FrozenLinear:
+def unfrozen(frozen: nn.Module) -> nn.Module:
+    """What may stand for a frozen layer in the model: itself, or the `Conv1D` that it is a view of."""
+    if type(frozen) is FrozenLinear and frozen.fan_in_fan_out:
         return plain_linear(frozen.weight.detach(), frozen.bias, fan_in_fan_out=True)
     return frozen

@@ -11,18 +11,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from edgelora.capabilities import MergesBias
 from edgelora.engine.apply import Adapted, load_adapted, probe_logits
 from edgelora.engine.base import no_progress_bar
+from edgelora.engine.biases import make_room_for_biases
+from edgelora.engine.embeddings import untie
 from edgelora.engine.inject import replace_module
 from edgelora.engine.linears import plain_linear
 from edgelora.engine.pack import flush_files
 from edgelora.errors import ModelError, TargetExists
 from edgelora.files import disk_full_is_an_error, make_dirs, publish_new_directory
-from edgelora.layers import FrozenLinear, merge_into
-from edgelora.layers.mapped import MappedEmbedding
+from edgelora.layers import FrozenEmbedding, FrozenLinear, frozen_part, merge_bias_into, merge_into
 from edgelora.registry import Registry
 
-_READ_ONLY = (FrozenLinear, MappedEmbedding)
+_READ_ONLY = (FrozenLinear, FrozenEmbedding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +72,13 @@ def merge(adapted: Adapted, folder: Path, dtype: torch.dtype = torch.float32) ->
 
     Each weight is that of the base the adapter was trained on (dequantized, where that base was quantized)
     plus the adapter's change, rounded once to ``dtype``. Nothing is written in four bits: requantizing would
-    cost more than a small adapter changes. ``adapted`` cannot be used afterwards: layer by layer its weights
-    are let go as the merged ones are made.
+    cost more than a small adapter changes. An adapted embedding whose head is tied to it gets rows of its
+    own, for the head's did not change. ``adapted`` cannot be used afterwards: layer by layer its weights are
+    let go as the merged ones are made.
 
     Raises:
-        ExportUnsupported: The adapter cannot be folded into one weight per linear.
+        ExportUnsupported: The adapter cannot be folded into one weight per linear, or into a bias where the
+            architecture has no place for one.
         TargetExists: ``folder`` is there already.
         DiskFull: No space is left; nothing stays behind.
     """
@@ -101,28 +105,39 @@ def merge(adapted: Adapted, folder: Path, dtype: torch.dtype = torch.float32) ->
 @torch.no_grad()
 def _fold(adapted: Adapted, dtype: torch.dtype) -> None:
     model = adapted.model
+    biased = any(isinstance(layer, MergesBias) for layer in adapted.layers.values())
     for site in list(adapted.layers):
         # Taken out, so that its base's weight goes when the merged one is in its place.
         layer = adapted.layers.pop(site)
-        base = next(part for part in layer.modules() if isinstance(part, FrozenLinear))
+        base = frozen_part(layer)
+        if isinstance(base, FrozenEmbedding):
+            untie(model, base)
+            rows = merge_into(layer, base.weight.T.float(), site).T
+            replace_module(model, layer, _embedding(rows.to(dtype), base.padding_idx))
+            del layer, base, rows
+            continue
         weight = merge_into(layer, base.dequantize(dtype=torch.float32), site)
-        replace_module(model, layer, _plain(base, weight.to(dtype)))
+        bias = merge_bias_into(layer, base.bias)
+        replace_module(model, layer, _plain(base, weight.to(dtype), bias))
         base.release()
         del layer, base, weight
     for name in [name for name, module in model.named_modules() if isinstance(module, _READ_ONLY)]:
         module = model.get_submodule(name)
         if isinstance(module, FrozenLinear):
-            replace_module(model, module, _plain(module, module.dequantize(dtype=dtype)))
-        elif isinstance(module, MappedEmbedding):
+            replace_module(model, module, _plain(module, module.dequantize(dtype=dtype), module.bias))
+        elif isinstance(module, FrozenEmbedding):
             replace_module(model, module, _embedding(module.weight.to(dtype), module.padding_idx))
+    if biased:
+        make_room_for_biases(model)
     model.tie_weights()  # what was read from a file as one is one again
     model.to(dtype)
     model.config.dtype = dtype
 
 
-def _plain(base: FrozenLinear, weight: torch.Tensor) -> nn.Module:
-    return plain_linear(weight, base.bias, fan_in_fan_out=base.fan_in_fan_out)
+def _plain(base: FrozenLinear, weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Module:
+    return plain_linear(weight, bias, fan_in_fan_out=base.fan_in_fan_out)
 
 
 def _embedding(weight: torch.Tensor, padding_idx: int | None) -> nn.Embedding:
+    weight = weight.contiguous()
     return nn.Embedding(*weight.shape, padding_idx=padding_idx, _weight=weight, _freeze=True)

@@ -6,7 +6,7 @@ apply it as plain LoRA, without the plugin that made it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +24,17 @@ from edgelora.capabilities import (
     TaskAware,
 )
 from edgelora.engine.inject import adapter_tensors
-from edgelora.layers import factors_are_exact
+from edgelora.layers import FrozenEmbedding, LowRankEmbedding, factors_are_exact, frozen_part
 from edgelora.layers.authoring import SiteAdapter
 from edgelora.options import AdapterOptions
 from edgelora.parts import Part
 from edgelora.plan import Plan
 from edgelora.plan.part import PlannedPart
-from edgelora.protocols import Factors
+from edgelora.protocols import Factors, Site
+
+LINEAR_NAMES = ("lora_A.weight", "lora_B.weight")
+EMBEDDING_NAMES = ("lora_embedding_A", "lora_embedding_B")
+"""Of A and B in PEFT's file, after the site's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class PeftForm:
 
     Attributes:
         tensors: ``"<site>.lora_A.weight"`` (rank, in), ``"<site>.lora_B.weight"`` (out, rank) and what
-            ``settings`` bring.
+            ``settings`` bring; of an embedding ``"<site>.lora_embedding_A"`` (rank, tokens) and ``_B``
+            (width, rank).
         ranks: By site.
         alphas: By site; the scaling is alpha / rank.
         settings: Fields of ``LoraConfig`` besides; empty for plain LoRA.
@@ -68,7 +73,8 @@ def peft_form(layers: Mapping[str, nn.Module], plan: Plan) -> PeftForm | None:
 def form_of(layers: Mapping[str, nn.Module]) -> PeftForm | None:
     """What the layers compute as they are set now, over whatever base; None where PEFT has no form for it."""
     if all(_is_product(layer) for layer in layers.values()):
-        return _plain({site: _factors(layer) for site, layer in layers.items()})
+        embeddings = {site for site, layer in layers.items() if _is_lookup(layer)}
+        return _plain({site: _factors(layer) for site, layer in layers.items()}, embeddings)
     if all(isinstance(layer, Exportable) for layer in layers.values()):
         return _with_settings(layers)
     return None
@@ -90,16 +96,25 @@ def plain_lora_part(config: Mapping[str, Any]) -> PlannedPart:
         alpha_pattern=config.get("alphaPattern", {}),
         target_modules=list(config["targetModules"]),
     )
-    part = Part(name="lora", target=target, abilities=("Additive", "LowRank"))
+    part = Part(name="lora", target=target, abilities=("Additive", "LowRank", "WrapsEmbeddings"))
     return PlannedPart("adapter", part.name, "edgelora", "edgelora", __version__, target, options, part)
 
 
 class PublishedLora(SiteAdapter):
     """y = base(x) + alpha / rank · B A x, as published."""
 
+    def wrap_embedding(self, base: FrozenEmbedding, site: Site) -> nn.Module:
+        """The same of looked-up rows."""
+        return LowRankEmbedding(base, site)
+
 
 def _is_product(layer: nn.Module) -> bool:
-    return isinstance(layer, LowRank) and isinstance(layer, Additive) and factors_are_exact(layer)
+    known = isinstance(layer, LowRank) and (isinstance(layer, Additive) or _is_lookup(layer))
+    return known and factors_are_exact(layer)
+
+
+def _is_lookup(layer: nn.Module) -> bool:
+    return isinstance(frozen_part(layer), FrozenEmbedding)
 
 
 def _factors(layer: Any) -> Factors:
@@ -117,7 +132,7 @@ def _factors(layer: Any) -> Factors:
     return Factors(A, B, scaling)
 
 
-def _plain(factors: Mapping[str, Factors]) -> PeftForm:
+def _plain(factors: Mapping[str, Factors], embeddings: Collection[str]) -> PeftForm:
     # PEFT knows no rank 0: sites whose every component was pruned are left out, unless that is all of them.
     kept = {site: each for site, each in factors.items() if len(each.A)}
     if not kept:
@@ -127,7 +142,8 @@ def _plain(factors: Mapping[str, Factors]) -> PeftForm:
         }
     tensors = {}
     for site, each in kept.items():
-        tensors |= {f"{site}.lora_A.weight": each.A, f"{site}.lora_B.weight": each.B}
+        A, B = EMBEDDING_NAMES if site in embeddings else LINEAR_NAMES
+        tensors |= {f"{site}.{A}": each.A, f"{site}.{B}": each.B}
     ranks = {site: len(each.A) for site, each in kept.items()}
     return PeftForm(tensors, ranks, {site: each.scaling * ranks[site] for site, each in kept.items()}, {})
 

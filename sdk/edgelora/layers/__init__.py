@@ -4,15 +4,27 @@
 subclass of `LowRankLinear` that overrides one method.
 """
 
+from edgelora.layers.embedding import FrozenEmbedding, LowRankEmbedding, frozen_part
 from edgelora.layers.frozen import FrozenLinear, QuantizedLinear
-from edgelora.layers.low_rank import LowRankLinear, LowRankPair, factors_are_exact, merge_into, over
+from edgelora.layers.low_rank import (
+    LowRankLinear,
+    LowRankPair,
+    factors_are_exact,
+    merge_bias_into,
+    merge_into,
+    over,
+)
 
 __all__ = [
+    "FrozenEmbedding",
     "FrozenLinear",
+    "LowRankEmbedding",
     "LowRankLinear",
     "LowRankPair",
     "QuantizedLinear",
     "factors_are_exact",
+    "frozen_part",
+    "merge_bias_into",
     "merge_into",
     "over",
 ]

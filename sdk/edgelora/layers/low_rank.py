@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgelora.capabilities import Additive, LowRank, Mergeable
+from edgelora.capabilities import Additive, LowRank, Mergeable, MergesBias
 from edgelora.errors import ExportUnsupported
+from edgelora.layers.embedding import FrozenEmbedding, frozen_part
 from edgelora.layers.frozen import FrozenLinear
 from edgelora.protocols import Factors, Site
 
@@ -74,8 +75,10 @@ def factors_are_exact(layer: nn.Module) -> bool:
     """Whether the layer adds scaling · x Aᵀ Bᵀ to its base at dropout 0, tried on random numbers in float32.
 
     Subclasses that override ``delta`` or ``forward`` inherit `factors`; this is what tells that they no
-    longer agree. A layer that is not `Additive` is believed.
+    longer agree. Of an embedding x is one-hot. Any other layer that is not `Additive` is believed.
     """
+    if isinstance(layer, LowRank) and isinstance(base := frozen_part(layer), FrozenEmbedding):
+        return _rows_are_exact(layer, base)
     if not (isinstance(layer, LowRank) and isinstance(layer, Additive)):
         return isinstance(layer, LowRank)
     A, B, scaling = (part.float() if isinstance(part, Tensor) else part for part in layer.factors())
@@ -88,6 +91,17 @@ def factors_are_exact(layer: nn.Module) -> bool:
     expected = scaling * (x @ A.T @ B.T)
     # Relative to the factors, not to the product: they may cancel down to rounding noise.
     return bool((computed - expected).norm() <= 1e-5 * abs(scaling) * x.norm() * A.norm() * B.norm())
+
+
+def _rows_are_exact(layer: nn.Module, base: FrozenEmbedding) -> bool:
+    A, B, scaling = layer.factors()
+    A, B = A.float(), B.float()
+    # Tokens that training changed, where there are some: those of columns that are not zero.
+    ids = A.abs().sum(dim=0).topk(min(4, A.shape[1])).indices
+    computed = (type(layer).forward(layer, ids) - base(ids)).float()
+    rounding = torch.finfo(base(ids[:1]).dtype).eps * base(ids).norm()
+    expected = scaling * (A[:, ids].T @ B.T)
+    return bool((computed - expected).norm() <= 1e-5 * expected.norm() + 4 * rounding)
 
 
 @contextmanager
@@ -106,10 +120,17 @@ def over(layer: nn.Module, base: FrozenLinear) -> Iterator[None]:
 
 
 @torch.no_grad()
+def merge_bias_into(layer: nn.Module, bias: Tensor | None) -> Tensor | None:
+    """The bias (out,) that goes with the weight of `merge_into`; the base's own for most layers."""
+    return layer.merged_bias(bias) if isinstance(layer, MergesBias) else bias
+
+
+@torch.no_grad()
 def merge_into(layer: nn.Module, weight: Tensor, name: str = "this layer") -> Tensor:
     """The weight (out, in) with which one plain linear computes what ``layer`` computes.
 
-    The change is computed in float32 and rounded once, to the dtype of ``weight``.
+    Of an embedding it is (width, tokens), its rows turned. The change is computed in float32 and rounded
+    once, to the dtype of ``weight``.
 
     Raises:
         ExportUnsupported: The layer has neither factors nor a merge of its own.

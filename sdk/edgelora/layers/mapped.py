@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from edgelora.layers.embedding import FrozenEmbedding
 from edgelora.layers.frozen import PIECE, FrozenLinear, compute_again
 from edgelora.layers.scratch import scratch
 
@@ -148,7 +149,7 @@ class _ChunkedProduct(torch.autograd.Function):
         return ctx.layer.input_gradient(gradients[0]), None
 
 
-class MappedEmbedding(nn.Embedding):
+class MappedEmbedding(FrozenEmbedding):
     """An embedding that reads the rows it is asked for, and converts only those.
 
     Args:
@@ -166,7 +167,7 @@ class MappedEmbedding(nn.Embedding):
         dtype: torch.dtype,
         pages_of: PagesOf | None = None,
     ) -> None:
-        super().__init__(*weight.shape, padding_idx=padding_idx, _weight=weight, _freeze=True)
+        super().__init__(weight, padding_idx)
         self.dtype = dtype
         self.pages = None if pages_of is None else pages_of([weight])
 

@@ -26,7 +26,7 @@ _PROTOCOLS: dict[Kind, type] = {
     "loss_combiner": protocols.LossCombiner,
     "evaluator": protocols.Evaluator,
 }
-_ADAPTER_OPTIONS = ("target_modules", "rank", "alpha")
+_ADAPTER_OPTIONS = ("target_modules",)
 
 
 @dataclass(frozen=True, slots=True)

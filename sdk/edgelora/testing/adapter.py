@@ -16,6 +16,7 @@ from edgelora.parts import Kind
 from edgelora.protocols import Batch
 from edgelora.testing import tiny
 from edgelora.testing.adapter_change import ChangeChecks, can_merge, layers_with_base
+from edgelora.testing.adapter_embeddings import EmbeddingChecks
 from edgelora.testing.adapter_past import PastChecks
 from edgelora.testing.check import require, skip
 from edgelora.testing.compare import bits_differ, distance
@@ -26,7 +27,7 @@ BFLOAT16_STEP = 2.0**-8
 """Relative distance of neighbours in bfloat16: what rounding an adapter to it may move the start."""
 
 
-class AdapterConformance(ChangeChecks, PastChecks):
+class AdapterConformance(ChangeChecks, EmbeddingChecks, PastChecks):
     """An adapter of an installed plugin.
 
     Attributes:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from edgelora.capabilities import Additive, Exportable, LowRank, Mergeable
 from edgelora.engine.hot_path import use_own_forwards, uses_hot_path
 from edgelora.engine.published import has_stock_base, peft_form
-from edgelora.layers import FrozenLinear, merge_into
+from edgelora.layers import FrozenLinear, merge_bias_into, merge_into
 from edgelora.plan import Plan
 from edgelora.testing.adapter_bench import STEPS, AdapterBench
 from edgelora.testing.check import require, skip
@@ -118,7 +118,7 @@ class ChangeChecks(AdapterBench):
                             "weight",
                         )
                         plain = base(x)
-                        bias = None if base.bias is None else base.bias.float()
+                        bias = merge_bias_into(layer, None if base.bias is None else base.bias.float())
                         merged = functional.linear(x, folded, bias)
                     self._require_close(merged - plain, y - plain, y, where)
 

@@ -24,7 +24,7 @@ from edgelora.engine.inject import inject, trainable_parameters
 from edgelora.engine.optimizer import make_optimizer
 from edgelora.engine.past_sites import Past
 from edgelora.engine.source import SourceWeights
-from edgelora.layers import FrozenLinear
+from edgelora.layers import FrozenEmbedding, FrozenLinear
 from edgelora.layers.authoring import SummingCombiner
 from edgelora.layers.generate import pad_id
 from edgelora.layers.loss import row_losses
@@ -235,7 +235,7 @@ def base_tensors(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str,
     sites = {id(part): site for site, layer in layers.items() for part in layer.modules()}
     found: dict[str, Tensor] = {}
     for name, module in model.named_modules():
-        if id(module) in sites and not isinstance(module, FrozenLinear):
+        if id(module) in sites and not isinstance(module, FrozenLinear | FrozenEmbedding):
             continue
         place = sites.get(id(module), name)
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]

@@ -398,13 +398,6 @@ def test_a_start_that_peft_takes_out_the_wrong_way_is_refused(registry, tmp_path
         adopt(tmp_path / "source", registry, tmp_path / "out")
 
 
-def test_what_is_no_linear_is_refused(registry, tmp_path):
-    other_base("gpt2", tmp_path / "gpt2")
-    saved(tmp_path / "gpt2", lora(target_modules=["lm_head"]), tmp_path / "source")
-    with pytest.raises(NotAdoptable, match="lm_head, which is no linear inside the blocks"):
-        adopt(tmp_path / "source", registry, tmp_path / "out")
-
-
 def test_adalora_with_pruned_components_keeps_the_scale_it_was_trained_with(tiny_base, registry, tmp_path):
     torch.manual_seed(0)
     adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_base), ADOPTED["adalora"])

@@ -310,7 +310,7 @@ def test_an_adapter_without_the_options_every_adapter_has_is_a_bug_of_its_plugin
     bare = plugin(adapters=(Part(name="bare", target="a:b", options=BlockOptions),))
     assert_error(
         PluginBug,
-        "its options lack target_modules, rank, alpha",
+        "its options lack target_modules, which every adapter that wraps sites has",
         "tell its author",
         registry=registry_of(bare=bare),
         derivative="plain",

@@ -195,7 +195,7 @@ def _changes(plan: Plan, around: Surroundings, obstacle: str | None) -> Iterator
         yield [("set train.optimizer=adamw-8bit", _setting("optimizer", "adamw-8bit"))]
     if train.adapter_dtype == "float32":
         yield [("set train.adapter_dtype=bfloat16", _setting("adapter_dtype", "bfloat16"))]
-    rank, length = plan.parts["adapter"].options.model_dump()["rank"], around.rows.length
+    rank, length = plan.parts["adapter"].options.model_dump().get("rank", 0), around.rows.length
     ranks = [smaller for smaller in (8, 4) if smaller < rank]
     lengths = [shorter for shorter in (length // 2, length // 4, length // 8) if shorter >= 32]
     if ranks:

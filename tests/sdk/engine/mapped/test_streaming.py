@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from first_party import small
 from prepared_bases import prepare
 from safetensors.torch import load_file, save_file
 
@@ -52,7 +53,7 @@ def step(the_plan):
 @pytest.mark.parametrize("adapter", ADAPTERS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_losses_and_gradients_are_those_of_a_resident_base(plan, three_blocks, adapter, dtype):
-    changes = {"adapter": {"name": adapter, "rank": 4}, "base": str(three_blocks)}
+    changes = {"adapter": small(adapter), "base": str(three_blocks)}
     before = digest(three_blocks)
     expected, gradients = step(plan({"dtype": dtype}, **changes))
     losses, found = step(plan({"dtype": dtype, "streamed": True}, **changes))
@@ -69,7 +70,7 @@ def test_a_prepared_base_is_streamed_with_every_quantizer_and_adapter(
     plan, three_blocks, prepared, adapter, quantizer
 ):
     folder = prepared(quantizer)
-    changes = {"adapter": {"name": adapter, "rank": 4}, "quantizer": quantizer}
+    changes = {"adapter": small(adapter), "quantizer": quantizer}
     before = digest(folder)
     expected, gradients = step(plan(base=str(three_blocks), **changes))
     for streamed in (False, True):
