@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from edgelora.engine.apply import load_tensors, read_tensors, take_off
-from edgelora.engine.inject import inject, plain_linears, replace_module
+from edgelora.engine.inject import inject, plain_linears
 from edgelora.engine.past_sites import Past, past_to_load, within_rank
 from edgelora.engine.published import plain_lora_part
 from edgelora.errors import CombinationError
-from edgelora.layers import FrozenLinear, factors_are_exact
+from edgelora.layers import factors_are_exact
 from edgelora.manifest import Base
 from edgelora.manifest.base_match import check_base
 from edgelora.parts import Kind
@@ -62,16 +62,14 @@ def read_past(model: nn.Module, plan: Plan) -> Past:
 @contextmanager
 def taken_off(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[None]:
     """The base alone inside; the adapter is back afterwards."""
-    bases = {
-        site: next(part for part in layer.modules() if isinstance(part, FrozenLinear))
-        for site, layer in layers.items()
-    }
+    adapted = set(layers.values())
+    places = {name: part for name, part in model.named_modules(remove_duplicate=False) if part in adapted}
     take_off(model, layers)
     try:
         yield
     finally:
-        for site, layer in layers.items():
-            replace_module(model, bases[site], layer)
+        for name, layer in places.items():
+            model.set_submodule(name, layer)
 
 
 def _factors_of(past: PastAdapter, model: nn.Module, plan: Plan) -> dict[str, Factors]:

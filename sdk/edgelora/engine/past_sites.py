@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgelora.engine.linears import shape_of
 from edgelora.errors import PlanError, TensorsMismatch
 from edgelora.protocols import Factors, Site
 
@@ -46,7 +47,7 @@ def within_rank(factors: Sequence[Factors]) -> tuple[Factors, ...]:
     return (Factors(*pair, 1.0),)
 
 
-def past_to_load(config: Mapping[str, Any], linears: Mapping[str, nn.Linear]) -> Past:
+def past_to_load(config: Mapping[str, Any], linears: Mapping[str, nn.Module]) -> Past:
     """Zeros of the shapes of the past that an adapter's own tensors have, for layers to load these into.
 
     Args:
@@ -59,13 +60,11 @@ def past_to_load(config: Mapping[str, Any], linears: Mapping[str, nn.Linear]) ->
     found: dict[str, tuple[Factors, ...]] = {}
     for site, ranks in config.get("pastRanks", {}).items():
         linear = linears.get(site)
-        if linear is None or sum(ranks) > min(linear.in_features, linear.out_features):
+        if linear is None or sum(ranks) > min(shape_of(linear)):
             raise TensorsMismatch(
                 f"the manifest gives {site} a past of ranks {list(ranks)}, which this base has no linear for",
                 fix="use the base the adapter was trained on, or ask its publisher",
             )
-        shape = linear.in_features, linear.out_features
-        found[site] = tuple(
-            Factors(torch.zeros(rank, shape[0]), torch.zeros(shape[1], rank), 1.0) for rank in ranks
-        )
+        out, in_ = shape_of(linear)
+        found[site] = tuple(Factors(torch.zeros(rank, in_), torch.zeros(out, rank), 1.0) for rank in ranks)
     return found

@@ -17,6 +17,7 @@ from edgelora.engine.estimating.estimate import estimate
 from edgelora.engine.inject import inject, trainable_parameters, unreachable_parameters
 from edgelora.engine.linears import plain_linear, quantize_linear
 from edgelora.engine.merge import merge
+from edgelora.engine.past_factors import taken_off
 from edgelora.engine.preparing import differing_tensors, prepare_base
 from edgelora.engine.source import SourceWeights
 from edgelora.layers import FrozenLinear
@@ -210,3 +211,15 @@ def test_what_the_quantizer_leaves_alone_is_a_view(stock):
 
     conv = stock.get_submodule(SITE)
     assert quantize_linear(Shares(), conv, SITE).weight.data_ptr() == conv.weight.data_ptr()
+
+
+def test_taken_off_for_a_while_the_adapter_comes_back(made):
+    the_plan = made()
+    model = load_base(the_plan)
+    before = probe_logits(model)
+    layers = inject(model, the_plan)
+    moved(layers)
+    adapted = probe_logits(model.eval())
+    with taken_off(model, layers):
+        assert torch.equal(probe_logits(model), before)
+    assert torch.equal(probe_logits(model), adapted)
