@@ -107,7 +107,7 @@ class TrainSettings(_Section):
     fused: bool = True
     """Layers that add a low-rank product compute it in the form that keeps least in memory; false runs each
     layer's own forward."""
-    loss_rows: Annotated[int, Field(ge=1)] = 512
+    loss_rows: Annotated[int, Field(ge=1)] = 128
     """Labelled tokens whose logits exist at the same time."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0
     """Optimizer steps between evaluations; 0 evaluates at the end only."""

@@ -23,7 +23,7 @@ _ToLosses = Callable[[Tensor, Tensor, int], Tensor]
 """Losses (n,) from hidden states (n, width), targets (n,), and how many of them may have logits at a time."""
 
 
-def row_losses(model: Any, batch: Batch, chunk: int = 512) -> tuple[Tensor, Tensor]:
+def row_losses(model: Any, batch: Batch, chunk: int = 128) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy and labelled tokens of each row, or of each sequence of a packed batch.
 
     Only positions that predict a labelled token reach the output head and what follows it (capping, scaling),

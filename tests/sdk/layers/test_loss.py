@@ -91,7 +91,7 @@ def plain(model, rows):
 
 @pytest.mark.filterwarnings("ignore:the logits of WeighedByPosition")
 @pytest.mark.parametrize("make", [*CHUNKED, weighed_by_position])
-@pytest.mark.parametrize("chunk", [1, 5, 512])
+@pytest.mark.parametrize("chunk", [1, 5, 128])
 def test_losses_and_gradients_are_those_of_the_full_logits(make, chunk):
     torch.manual_seed(0)
     model, rows = make(), batch()

@@ -46,13 +46,13 @@ def test_what_is_resident_is_fastest_and_taken_where_it_fits(plan, around, peaks
     assert peaks["resident"] > peaks["checkpointed"]
     choice = choose_placement(plan(memory_budget=peaks["resident"]), around)
     assert choice.placement.name == "resident"
-    assert choice.placement.loss_rows == 512
+    assert choice.placement.loss_rows == 128
 
 
 def test_loss_rows_are_lowered_before_blocks_are_computed_again(plan, around, peaks):
     choice = choose_placement(plan({"batch_size": 4}, memory_budget=peaks["resident"] - 1_000_000), around)
     assert choice.placement.name == "resident"
-    assert 16 <= choice.placement.loss_rows < 512
+    assert 16 <= choice.placement.loss_rows < 128
     assert fewer_loss_rows(100) == [100, 50, 25, 16]
     assert fewer_loss_rows(8) == [8]
 
