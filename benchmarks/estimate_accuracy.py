@@ -161,7 +161,7 @@ def train(recipe: dict[str, Any]) -> dict[str, int]:
         job.settle(dataset, None)
         with phase("load"):
             model = job.load_base()
-            layers = job.inject(model)
+            model, layers = job.inject(model)
         with phase("steps"):
             job.train(model, layers, dataset, None)
     return {**job.peak_bytes, "imported": imported}

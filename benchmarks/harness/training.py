@@ -56,7 +56,7 @@ def train_steps(
             job.begin(resume=False, overwrite=True)
             model = job.load_base()
             dataset = _random_rows(model.config.vocab_size, sequence_length, steps, job.plan)
-            layers = job.inject(model)
+            model, layers = job.inject(model)
             job.train(model, layers, dataset, None)
             end()
         records = _records(out)

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from edgelora.stock import StockPeft, StockQuantization, StockTensors
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -121,18 +123,26 @@ class CrossSite(Protocol):
 
 @runtime_checkable
 class AdaptsModel(Protocol):
-    """Adapts the model as a whole instead of wrapping sites."""
+    """Adapts the model as a whole instead of wrapping sites: an adapter, not one of its layers."""
 
     def adapt(self, model: Any) -> Any:
-        """Return the adapted model."""
+        """Return the adapted model, the same object or another module that has its methods.
+
+        Called once, with a model in which nothing learns: what requires a gradient afterwards is what is
+        trained. The start is drawn from torch's global generator. Its logits are of (batch, tokens) or of
+        more tokens, of which the last belong to the row.
+
+        Raises:
+            ValueError: The options do not suit the model; the message ends up in a `PlanError`.
+        """
         ...
 
     def adapter_state(self, model: Any) -> dict[str, Tensor]:
-        """Tensors of the adapter."""
+        """All that training changes, and what does not follow from the base and the options."""
         ...
 
     def load_adapter_state(self, model: Any, tensors: Mapping[str, Tensor]) -> None:
-        """Inverse of `adapter_state`."""
+        """Inverse of `adapter_state`; names and shapes were compared."""
         ...
 
 
@@ -233,34 +243,6 @@ class Exportable(Protocol):
         ...
 
 
-@runtime_checkable
-class StockQuantization(Protocol):
-    """A quantizer whose bases transformers makes by itself; adapters over others are not for stock PEFT."""
-
-    def quantization_config(self) -> Mapping[str, Any] | None:
-        """Fields of transformers' ``BitsAndBytesConfig`` that make the same base.
-
-        Empty for a base that is not quantized; None where transformers cannot make what these options make.
-        """
-        ...
-
-
-@runtime_checkable
-class StockTensors(Protocol):
-    """A quantizer whose layers can be kept under the names transformers reads, by `StockQuantization`.
-
-    Where ``quantization_config()`` is None, so are these names of no use, and nobody asks for them.
-    """
-
-    def stock_tensors(self, layer: FrozenLinear) -> dict[str, Tensor]:
-        """All state of a layer it made, by names after the linear's: ``"weight"``, ``"weight.absmax"``."""
-        ...
-
-    def own_tensors(self, stock: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Inverse of `stock_tensors`: the layer's ``state_dict``. What is big is shared, not copied."""
-        ...
-
-
 def clashes(obj: object) -> list[str]:
     """Members of ``obj`` that are called like a capability's method and are none: ``"delta of Additive"``.
 
@@ -279,8 +261,8 @@ ABILITIES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         Additive, LowRank, Mergeable, MergesBias, HasAuxLosses, Prunable, Nested, TaskAware, CrossSite,
-        AdaptsModel, WantsSource, WrapsEmbeddings, NamesTargets, Calibrated, HasPast, ParameterGroups,
-        Exportable, StockQuantization, StockTensors,
+        AdaptsModel, StockPeft, WantsSource, WrapsEmbeddings, NamesTargets, Calibrated, HasPast,
+        ParameterGroups, Exportable, StockQuantization, StockTensors,
     )
 }  # fmt: skip
 """Capability protocols by name, as `edgelora.parts.Part.abilities` spells them."""

@@ -37,6 +37,10 @@ class Part:
         abilities: Names of the capability protocols its objects will have (``"LowRank"``), so that a plan can
             refuse a combination before torch is imported. The conformance kit compares them with the objects.
         refuses: Parts it cannot work with, as ``"kind:name" -> reason``.
+        qualified_only: Found as ``"plugin:name"`` alone: of many parts that a plugin offers under names which
+            are not its own choice, so that none makes another plugin's bare name ambiguous.
+        unusable: Why every plan refuses it, in one line; empty where it does not. A plugin that offers all of
+            a library so names what it leaves out.
         starts_elsewhere: Of an adapter: why a model does not compute what its base does when training starts;
             empty where it does.
         needs: Abilities the adapter of the plan must have, as ``"Prunable" -> reason``.
@@ -56,6 +60,8 @@ class Part:
     abilities: tuple[str, ...] = ()
     refuses: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     needs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    qualified_only: bool = False
+    unusable: str = ""
     starts_elsewhere: str = ""
     keeps_weights: bool = False
     accuracies: tuple[str, ...] = ()
@@ -73,9 +79,11 @@ class Derivative:
         parts: For each kind it sets: a part's name, or ``{"name": ..., option: value}``. A part of another
             plugin is named ``"plugin:part"``, so that no third plugin makes it ambiguous. Kinds left out take
             the baseline (``none``, ``constant``, ``sum``, ``[loss]``); an evaluator entry may be a list.
+        qualified_only: Found as ``"plugin:name"`` alone; see `Part`.
     """
 
     name: str
     summary: str = ""
     paper: str = ""
     parts: Mapping[Kind, Any] = field(default_factory=dict)
+    qualified_only: bool = False

@@ -257,7 +257,8 @@ class Evaluation:
     Attributes:
         model: The base with its adapter in place; a transformers causal language model.
         tokenizer: Its tokenizer.
-        layers: Adapted layers by site name; empty when the bare base is measured.
+        layers: Adapted layers by site name; empty when the bare base is measured, or where the adapter
+            changes the model as a whole.
         batches: Held-out rows; iterating starts anew each time. May be empty.
         tasks: Names of the tasks, in the order of ``task_ids``.
         plan: The plan of the run.

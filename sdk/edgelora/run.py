@@ -63,7 +63,7 @@ def run(
         job.settle(dataset, checkpoint)
         model = job.load_base()
         base_measurements = job.evaluate_base(model, dataset)
-        layers = job.inject(model)
+        model, layers = job.inject(model)
         job.train(model, layers, dataset, checkpoint)
         measurements = job.evaluate(model, layers, dataset)
         manifest = job.pack(model, layers, dataset, base_measurements, measurements)

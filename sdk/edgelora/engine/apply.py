@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from edgelora.capabilities import TaskAware
+from edgelora.capabilities import StockPeft, TaskAware
 from edgelora.engine.base import load_base, load_tokenizer, locate_base
 from edgelora.engine.inject import adapter_tensors, inject, is_named, plain_linears, replace_module
 from edgelora.engine.linears import quantize_linear, unfrozen
@@ -19,6 +19,7 @@ from edgelora.engine.manifest_plan import plan_of
 from edgelora.engine.pack import NATIVE_NAME
 from edgelora.engine.past_sites import past_to_load
 from edgelora.engine.peft_format import WEIGHTS_NAME, from_peft
+from edgelora.engine.whole_model import WholeModel, adapted_model
 from edgelora.errors import (
     BaseNotFound,
     EdgeloraError,
@@ -49,7 +50,7 @@ class Adapted:
 
     model: Any
     tokenizer: Any
-    layers: dict[str, nn.Module]
+    layers: dict[str, nn.Module] | WholeModel
     manifest: Manifest
     plan: Plan
 
@@ -125,17 +126,18 @@ def load_adapted(
     model, tokenizer = load_base(plan, device), load_tokenizer(place)
     check_base_unchanged(place, state)
     layers = _put_on(model, folder, manifest, plan)
-    return Adapted(model, tokenizer, layers, manifest, plan)
+    return Adapted(adapted_model(model, layers), tokenizer, layers, manifest, plan)
 
 
-def apply(model: Any, reference: str, registry: Registry | None = None) -> dict[str, nn.Module]:
+def apply(model: Any, reference: str, registry: Registry | None = None) -> Mapping[str, nn.Module]:
     """Apply an adapter to a model that ``from_pretrained`` loaded from a local folder.
 
     Linears are quantized in place where the adapter was trained over a quantized base. What is identified is
     that folder: that the model still is what it holds is the caller's word.
 
     Returns:
-        The adapted layers by site name.
+        The adapted layers by site name. Of an adapter that changes the model as a whole, a
+        `edgelora.engine.whole_model.WholeModel`: use its ``model`` from then on.
 
     Raises:
         WrongBase: The folder the model came from holds another base.
@@ -182,15 +184,19 @@ def _find_base(manifest: Manifest, given: str | None, revision: str | None) -> P
         ) from error
 
 
-def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> dict[str, nn.Module]:
+def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> Mapping[str, nn.Module]:
     model.eval()
     before = probe_logits(model)
     past = past_to_load(manifest.components[0].config, plain_linears(model))
     layers = inject(model, plan, past=past)
-    model.eval()  # the new layers too: dropout belongs to training
+    adapted = adapted_model(model, layers)
+    adapted.eval()  # what is new too: dropout belongs to training
     try:
-        load_tensors(layers, read_tensors(folder, manifest), manifest.identity.name)
-        if torch.equal(before, probe_logits(model)):
+        if isinstance(layers, WholeModel):
+            _load_whole(layers, *read_file(folder, manifest), manifest.identity.name)
+        else:
+            load_tensors(layers, read_tensors(folder, manifest), manifest.identity.name)
+        if torch.equal(before, probe_logits(adapted)):
             raise NoEffect(
                 f"adapter {manifest.identity.name} changes no output of the base",
                 fix="use the base alone; if it is yours, train it again with other ranks or weights of tasks",
@@ -203,6 +209,8 @@ def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> dict[st
 
 def take_off(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
     """Put what was frozen back where adapted layers are; unquantized, in the form the model keeps them."""
+    if isinstance(layers, WholeModel):
+        layers.take_off()
     for layer in layers.values():
         replace_module(model, layer, unfrozen(frozen_part(layer)))
 
@@ -214,11 +222,16 @@ def read_tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
         TensorsMismatch: The manifest's component lists no weights in a known form.
         DigestMismatch: The file changed since it was verified.
     """
+    name, tensors = read_file(folder, manifest)
+    return from_peft(tensors) if name == WEIGHTS_NAME else tensors
+
+
+def read_file(folder: Path, manifest: Manifest) -> tuple[str, dict[str, Tensor]]:
+    """The name of the weights file, and its tensors by their names in it; raises as `read_tensors`."""
     listed = manifest.components[0].files
-    if WEIGHTS_NAME in listed:
-        return from_peft(load(read_verified(folder, manifest, WEIGHTS_NAME)))
-    if NATIVE_NAME in listed:
-        return load(read_verified(folder, manifest, NATIVE_NAME))
+    for name in (WEIGHTS_NAME, NATIVE_NAME):
+        if name in listed:
+            return name, load(read_verified(folder, manifest, name))
     raise TensorsMismatch(
         f"adapter {manifest.identity.name} lists neither {WEIGHTS_NAME} nor {NATIVE_NAME}",
         fix="upgrade edgelora, or ask its publisher",
@@ -233,6 +246,29 @@ def load_tensors(layers: Mapping[str, nn.Module], tensors: Mapping[str, Tensor],
         TensorsMismatch: A tensor is missing, left over, or of another shape.
     """
     own = adapter_tensors(layers)
+    check_tensors(own, tensors, adapter)
+    for name, tensor in own.items():
+        tensor.copy_(tensors[name])
+
+
+@torch.no_grad()
+def _load_whole(layers: WholeModel, file: str, tensors: Mapping[str, Tensor], adapter: str) -> None:
+    """Load tensors of a weights file into a freshly adapted model; raises as `load_tensors`."""
+    made, model = layers.adapter, layers.model
+    if file == WEIGHTS_NAME and isinstance(made, StockPeft):
+        check_tensors(made.peft_tensors(model), tensors, adapter)
+        made.load_peft_tensors(model, tensors)
+    else:
+        check_tensors(layers.tensors(), tensors, adapter)
+        layers.load(tensors)
+
+
+def check_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], adapter: str) -> None:
+    """Compare names and shapes of an adapter's tensors with those of what they are loaded into.
+
+    Raises:
+        TensorsMismatch: A tensor is missing, left over, or of another shape.
+    """
     if different := sorted(own.keys() ^ tensors.keys()):
         state = "lacks" if different[0] in own else "has"
         raise TensorsMismatch(
@@ -247,7 +283,6 @@ def load_tensors(layers: Mapping[str, nn.Module], tensors: Mapping[str, Tensor],
                 f"{tuple(tensor.shape)}",
                 fix="use the base the adapter was trained on",
             )
-        tensor.copy_(tensors[name])
 
 
 def _device(model: Any) -> torch.device:
@@ -260,5 +295,6 @@ def probe_logits(model: Any) -> Tensor:
     """Logits on eight tokens spread over the vocabulary, (8, vocabulary), float32."""
     embeddings = model.get_input_embeddings().weight
     ids = torch.linspace(0, len(embeddings) - 1, 8, device=embeddings.device).long()[None]
-    logits: Tensor = model(input_ids=ids, use_cache=False).logits[0]
+    # From the end: before a row some adapters put virtual tokens, which have logits too.
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits[0, -len(ids[0]) :]
     return logits.float().cpu()

@@ -48,6 +48,12 @@ def native_shape(
     return shape | ({"pastRanks": kept} if kept else {})
 
 
+def whole_shape(plan: Plan, peft_config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """``config`` of an adapter of the model as a whole; all it is rebuilt from are its part's options."""
+    settings = {"peftSettings": {"peft_type": peft_config["peft_type"]}} if peft_config else {}
+    return {"taskNames": list(plan.tasks), **settings}
+
+
 def dtype_of(tensors: Mapping[str, Tensor]) -> Dtype:
     """The dtype of most of an adapter's numbers."""
     elements: Counter[Dtype] = Counter()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgelora.engine.batches import PaddedBatches
 from edgelora.engine.data import Dataset
 from edgelora.engine.past_sites import Past
+from edgelora.engine.whole_model import WholeModel
 from edgelora.errors import PluginBug
 from edgelora.plan import Plan
 from edgelora.protocols import Evaluation, Example, Measurement
@@ -37,7 +38,7 @@ def evaluate(
 
     Args:
         model: A transformers causal language model, adapted or bare.
-        layers: Its adapted layers by site name; empty for a bare base.
+        layers: Its adapted layers by site name; empty for a bare base, and where no site is adapted.
         plan: Names the evaluators.
         tokenizer: The model's.
         dataset: Its held-out rows are measured.
@@ -47,6 +48,8 @@ def evaluate(
     Raises:
         PluginBug: An evaluator returned something else than measurements, or two used one name.
     """
+    if source is not None and isinstance(layers, WholeModel):
+        source = layers.by_present_names(source)
     run = Evaluation(
         model=model,
         tokenizer=tokenizer,

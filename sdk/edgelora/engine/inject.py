@@ -10,18 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgelora.capabilities import NamesTargets, WantsSource, clashes
+from edgelora.capabilities import AdaptsModel, NamesTargets, WantsSource, clashes
 from edgelora.engine.embeddings import embeddings_for, freeze_embedding
 from edgelora.engine.hot_path import use_hot_path
 from edgelora.engine.linears import LINEARS, freeze, shape_of
 from edgelora.engine.past_sites import Past, with_past
+from edgelora.engine.whole_model import FROZEN, WholeModel, adapt_whole, modules_of, settle_modules
 from edgelora.errors import PlanError, PluginBug
-from edgelora.layers import FrozenEmbedding, FrozenLinear
+from edgelora.layers import FrozenLinear
 from edgelora.plan import Plan
 from edgelora.protocols import Adapter, Site
-
-FROZEN = (FrozenLinear, FrozenEmbedding)
-"""What an adapted layer wraps, for ``isinstance``."""
 
 
 def inject(
@@ -30,11 +28,11 @@ def inject(
     adapter: Adapter | None = None,
     source: Callable[[str], Tensor] | None = None,
     past: Past = MappingProxyType({}),
-) -> dict[str, nn.Module]:
+) -> Mapping[str, nn.Module]:
     """Freeze ``model`` and wrap the linears, and embeddings, that the recipe's ``target_modules`` name.
 
     Works on any module with linears; nothing here depends on an architecture. Linears that no quantizer has
-    frozen yet are frozen as they are.
+    frozen yet are frozen as they are. An adapter that is `AdaptsModel` gets the model as a whole instead.
 
     Args:
         model: What to adapt, in place.
@@ -45,7 +43,8 @@ def inject(
         past: What `edgelora.engine.past_factors.read_past` read before anything was injected.
 
     Returns:
-        The adapted layers by site name, in the order of the model.
+        The adapted layers by site name, in the order of the model; a `WholeModel`, which has none, of an
+        adapter that is `AdaptsModel`.
 
     Raises:
         PlanError: A target, or a pattern, names no linear, or an embedding the adapter does not wrap; or an
@@ -54,6 +53,9 @@ def inject(
     """
     adapter = adapter or plan.build("adapter")
     model.requires_grad_(False)
+    dtype = getattr(torch, plan.recipe.train.adapter_dtype)
+    if isinstance(adapter, AdaptsModel):
+        return adapt_whole(model, adapter, plan.parts["adapter"].name, dtype)
     found = plain_linears(model) | embeddings_for(adapter, model, plan)
     places = {name: found[name] for name, _ in model.named_modules() if name in found}
     sites = with_past(choose_sites(places, plan, adapter), past)
@@ -75,9 +77,8 @@ def inject(
         replace_module(model, place, layer)
         layers[site.name] = layer
     adapter.link(layers)
-    dtype = getattr(torch, plan.recipe.train.adapter_dtype)
     for site in sites:
-        _settle(layers[site.name], _device(places[site.name]), dtype)
+        settle_modules(layers[site.name].modules(), _device(places[site.name]), dtype)
     if plan.recipe.train.fused:
         use_hot_path(layers)
     return layers
@@ -141,8 +142,11 @@ def choose_sites(places: Mapping[str, nn.Module], plan: Plan, adapter: Any = Non
 def unreachable_parameters(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
     """Names of weights no adapter of this kind can reach, such as experts fused into one tensor.
 
-    These are parameters of two or more dimensions that belong to no linear and no embedding.
+    These are parameters of two or more dimensions that belong to no linear and no embedding. An adapter of
+    the model as a whole may reach all.
     """
+    if isinstance(layers, WholeModel):
+        return []
     within_reach = [m for m in model.modules() if isinstance(m, (*LINEARS, nn.Embedding))]
     reached = {id(weight) for module in [*layers.values(), *within_reach] for weight in module.parameters()}
     return [
@@ -156,16 +160,18 @@ def trainable_parameters(layers: Mapping[str, nn.Module]) -> dict[str, nn.Parame
     """Trainable parameters as ``"<site>.<name>"``, in the order of the layers; shared ones once."""
     found: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
-    for site, layer in layers.items():
+    for site, layer in modules_of(layers).items():
         for name, parameter in layer.named_parameters():
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
-                found[f"{site}.{name}"] = parameter
+                found[f"{site}.{name}" if site else name] = parameter
     return found
 
 
 def adapter_tensors(layers: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
     """All state of the adapter, frozen tensors included, as ``"<site>.<name>"``; never the base's."""
+    if isinstance(layers, WholeModel):
+        return layers.tensors()
     tensors: dict[str, torch.Tensor] = {}
     for site, layer in layers.items():
         of_base = {
@@ -233,20 +239,6 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     places = [name for name, module in model.named_modules(remove_duplicate=False) if module is old]
     for place in places:
         model.set_submodule(place, new)
-
-
-def _settle(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Move what the adapter added, frozen tensors too, to the base's device; learned matrices take ``dtype``.
-
-    Vectors and scalars stay as they were made: they cost nothing, and rounding a magnitude moves the start.
-    """
-    for module in layer.modules():
-        if isinstance(module, FROZEN):
-            continue
-        module._apply(lambda tensor: tensor.to(device), recurse=False)
-        for parameter in module.parameters(recurse=False):
-            if parameter.requires_grad and parameter.dim() >= 2:
-                parameter.data = parameter.data.to(dtype)
 
 
 def _device(linear: nn.Module) -> torch.device:

@@ -33,6 +33,7 @@ from edgelora.engine.report import QuietReporter, Reporter
 from edgelora.engine.resuming import compare_bases, compare_plans, digests_of
 from edgelora.engine.run_folder import RunFolder
 from edgelora.engine.source import source_for, source_weights
+from edgelora.engine.whole_model import adapted_model
 from edgelora.errors import PlanError, ResumeMismatch
 from edgelora.known_bases import remember_base
 from edgelora.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -143,8 +144,8 @@ class Job:
         self.reporter.message("measuring the bare base")
         return self.evaluate(model, {}, dataset)
 
-    def inject(self, model: Any) -> dict[str, nn.Module]:
-        """Adapt the model, beside its past; the seed is set before the adapter draws its start."""
+    def inject(self, model: Any) -> tuple[Any, Mapping[str, nn.Module]]:
+        """The adapted model and its layers, beside its past; seeded before the adapter draws its start."""
         self.past = read_past(model, self.plan)
         seed_everything(self.plan.recipe.train.seed, step=-1)
         source = source_for(self.adapter, self.place)
@@ -154,12 +155,13 @@ class Job:
         return_holes()
         count = sum(parameter.numel() for parameter in inject.trainable_parameters(layers).values())
         self.trainable = count
-        self.reporter.message(f"{len(layers)} linears adapted, {count:,} trainable parameters")
+        adapted = f"{len(layers)} linears" if layers else "the model as a whole"
+        self.reporter.message(f"{adapted} adapted, {count:,} trainable parameters")
         if missed := inject.unreachable_parameters(model, layers):
             self.reporter.message(
                 f"no adapter reaches {len(missed)} weights that are not linears, such as {missed[0]}"
             )
-        return layers
+        return adapted_model(model, layers), layers
 
     def train(
         self, model: Any, layers: Mapping[str, nn.Module], dataset: Dataset, checkpoint: dict[str, Any] | None

@@ -52,7 +52,8 @@ def _planned(
 ) -> Plan:
     component = only_component(manifest)
     check_runtime(manifest)
-    if "targetModules" not in component.config:
+    needs_sites = make is _plain_plan or not _wraps_nothing(component, registry)
+    if "targetModules" not in component.config and needs_sites:
         raise TensorsMismatch(
             f"the manifest of {manifest.identity.name} does not say which linears it adapts",
             fix="ask its publisher to pack it again",
@@ -80,6 +81,11 @@ def _planned(
     return plan
 
 
+def _wraps_nothing(component: Component, registry: Registry) -> bool:
+    """Whether the adapter changes the model as a whole."""
+    return "AdaptsModel" in required_part(component, "adapter", registry).part.abilities
+
+
 def _whole_plan(component: Component, surroundings: dict[str, Any], registry: Registry) -> Plan:
     """The plan whose adapter part is the one that trained it."""
     derivative = _derivative(component, registry)
@@ -87,8 +93,9 @@ def _whole_plan(component: Component, surroundings: dict[str, Any], registry: Re
     chosen = _chosen(component, registry)
     adapter = component.parts["adapter"]
     chosen["adapter"] = {**adapter.options, "name": f"{adapter.plugin}:{adapter.name}"}
-    chosen["adapter"]["target_modules"] = list(component.config["targetModules"])
-    chosen["adapter"].pop("exclude_modules", None)
+    if "targetModules" in component.config:
+        chosen["adapter"]["target_modules"] = list(component.config["targetModules"])
+        chosen["adapter"].pop("exclude_modules", None)
     recipe = make_recipe({"derivative": derivative, **chosen, **surroundings}, where="the manifest")
     tasks = tuple(component.config.get("taskNames", ()))
     plan = make_plan(recipe, registry)

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from edgelora.capabilities import ParameterGroups
 from edgelora.engine.inject import trainable_parameters
+from edgelora.engine.whole_model import modules_of
 from edgelora.errors import DependencyMissing
 from edgelora.protocols import LossCombiner
 from edgelora.recipe import TrainSettings
@@ -23,13 +24,14 @@ def make_optimizer(
 ) -> Optimizer:
     """An AdamW over the adapter, one group per site (``group["site"]``), and the combiner's weights.
 
-    A layer with `ParameterGroups` gets one group for each of its own.
+    An adapter of the model as a whole has one group, of the site ``""``. A layer with
+    `ParameterGroups` gets one group for each of its own.
 
     Raises:
         DependencyMissing: The recipe wants an 8-bit or paged optimizer and bitsandbytes is not installed.
     """
     groups: list[dict[str, Any]] = []
-    for site, layer in layers.items():
+    for site, layer in modules_of(layers).items():
         groups += _groups_of(site, layer, settings)
     if learned := list(combiner.parameters()):
         groups.append({"params": learned, "site": "", "weight_decay": 0.0})

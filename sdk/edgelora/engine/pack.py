@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from edgelora.about import About
 from edgelora.card import model_card
-from edgelora.engine.component import component_of, dtype_of, native_shape, peft_shape
+from edgelora.engine.component import component_of, dtype_of, native_shape, peft_shape, whole_shape
 from edgelora.engine.data import Dataset
 from edgelora.engine.inject import adapter_tensors
 from edgelora.engine.peft_format import CONFIG_NAME, WEIGHTS_NAME, peft_config, to_peft
 from edgelora.engine.published import peft_form
+from edgelora.engine.whole_model import WholeModel
 from edgelora.errors import NonFiniteLoss
 from edgelora.files import disk_full_is_an_error, fsync_dir, make_dirs, publish_directory
 from edgelora.manifest import (
@@ -96,17 +97,19 @@ def pack(
 def _write(
     staging: Path, model: nn.Module, layers: Mapping[str, nn.Module], plan: Plan, record: RunRecord
 ) -> Manifest:
-    form = peft_form(layers, plan)
-    if form is not None:
-        config = peft_config(form, model, plan, record.base.repo)
-        write_json(staging / CONFIG_NAME, config)
-        tensors = to_peft(form.tensors)
-        save_tensors(tensors, staging / WEIGHTS_NAME)
+    config: dict[str, Any] | None = None
+    if isinstance(layers, WholeModel):
+        config, tensors = layers.published(plan, record.base.repo)
+        shape = whole_shape(plan, config)
+    elif form := peft_form(layers, plan):
+        config, tensors = peft_config(form, model, plan, record.base.repo), to_peft(form.tensors)
         shape = peft_shape(form, config)
     else:
         tensors = adapter_tensors(layers)
-        save_tensors(tensors, staging / NATIVE_NAME)
         shape = native_shape(layers, plan, record.rank_pattern)
+    if config is not None:
+        write_json(staging / CONFIG_NAME, config)
+    save_tensors(tensors, staging / (NATIVE_NAME if config is None else WEIGHTS_NAME))
     if plan.recipe.skip_modules:
         shape["skipModules"] = list(plan.recipe.skip_modules)
     component = component_of(plan, shape, sorted(os.listdir(staging)), dtype_of(tensors))
@@ -118,7 +121,7 @@ def _write(
         evaluation=evaluation,
         license=plan.recipe.about.license,
         languages=plan.recipe.about.languages,
-        peft=form is not None,
+        peft=config is not None,
         datasets=_training(plan, record).datasets,
     )
     (staging / "README.md").write_text(card, encoding="utf-8")
@@ -140,7 +143,7 @@ def _write(
         tensors=summarize_tensors(staging, files),
         tasks=(Task(type="text-generation"),),
         languages=plan.recipe.about.languages or None,
-        runtime=Runtime(edgelora=">=0.1,<2", peft=">=0.18" if form is not None else None),
+        runtime=Runtime(edgelora=">=0.1,<2", peft=">=0.18" if config is not None else None),
         training=_training(plan, record),
         evaluation=evaluation or None,
         license=plan.recipe.about.license,

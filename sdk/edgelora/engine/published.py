@@ -59,7 +59,7 @@ class PeftForm:
 @torch.no_grad()
 def peft_form(layers: Mapping[str, nn.Module], plan: Plan) -> PeftForm | None:
     """The adapter in PEFT's form; None where stock PEFT would compute something else on this base."""
-    if not has_stock_base(plan):
+    if not layers or not has_stock_base(plan):
         return None
     routed = [layer for layer in layers.values() if isinstance(layer, TaskAware)]
     if routed and len(plan.tasks) > 1:

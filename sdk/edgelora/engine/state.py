@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from edgelora.engine.inject import adapter_tensors
+from edgelora.engine.whole_model import WholeModel
 from edgelora.errors import CheckpointError
 from edgelora.protocols import LossCombiner, RankScheduler
 
@@ -72,4 +73,8 @@ def load_adapter_tensors(layers: Mapping[str, nn.Module], tensors: Mapping[str, 
                 f"{name} is {tuple(tensors[name].shape)} in the checkpoint and {tuple(tensor.shape)} here",
                 fix="resume with the plugins and options the run was started with",
             )
+    if isinstance(layers, WholeModel):
+        layers.load(tensors)
+        return
+    for name, tensor in own.items():
         tensor.copy_(tensors[name])

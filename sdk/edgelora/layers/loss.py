@@ -54,7 +54,9 @@ def _hidden_states(model: Any, batch: Batch) -> tuple[Tensor, _ToLosses]:
     way = way_to_logits(model, batch.input_ids[:, :4])
     with forward_arguments(model, batch) as inputs:
         if way is None:
-            return model(**inputs).logits, partial(_recomputed_losses, nn.Identity())
+            # From the end: before a row some adapters put virtual tokens, which have logits too.
+            logits = model(**inputs).logits[:, -batch.input_ids.shape[1] :]
+            return logits, partial(_recomputed_losses, nn.Identity())
         output = model.base_model(**inputs)
     logits_of = partial(way.logits_of, model, type(output))
     if _learns_behind(model):

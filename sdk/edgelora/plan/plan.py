@@ -24,9 +24,6 @@ from edgelora.registry.status import FoundDerivative
 SINGLE_KINDS: tuple[Kind, ...] = ("quantizer", "adapter", "rank_scheduler", "loss_combiner")
 """The kinds a plan has exactly one part of; evaluators may be many."""
 
-UNSERVED = ("AdaptsModel",)
-"""Capabilities of adapters that nothing in this version acts on: refused rather than ignored."""
-
 UNSTREAMED = {
     "CrossSite": "its layers read what other blocks were given, and only two blocks are in memory",
     "AdaptsModel": "it changes the model as a whole, which is never whole in memory",
@@ -110,8 +107,8 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
         "loss_combiner": recipe.loss_combiner,
     }
     parts = {kind: choose_part(kind, given[kind], origin, registry) for kind in SINGLE_KINDS}
-    _check_abilities(parts["adapter"])
     _check_streaming(recipe, parts["adapter"])
+    _check_usable(parts.values())
     check_is_in_files(recipe, record, parts["quantizer"])
     if record is not None:
         check_source_is_known(recipe, record, parts["adapter"])
@@ -165,15 +162,6 @@ def plan_from_document(document: Mapping[str, Any], registry: Registry) -> Plan:
     return Plan(recipe, origin.derivative.name, origin, MappingProxyType(parts), evaluators, tasks, past)
 
 
-def _check_abilities(adapter: PlannedPart) -> None:
-    for ability in UNSERVED:
-        if ability in adapter.part.abilities:
-            raise CombinationError(
-                f"adapter {adapter.name!r} needs {ability}, which this edgelora does not serve",
-                fix="upgrade edgelora, or use an adapter that wraps linears",
-            )
-
-
 def _check_streaming(recipe: Recipe, adapter: PlannedPart) -> None:
     for ability, reason in UNSTREAMED.items():
         if recipe.train.streamed and ability in adapter.part.abilities:
@@ -183,14 +171,23 @@ def _check_streaming(recipe: Recipe, adapter: PlannedPart) -> None:
             )
 
 
+def _check_usable(parts: Iterable[PlannedPart]) -> None:
+    for part in parts:
+        if part.part.unusable:
+            raise PlanError(
+                f"{_kind(part)} {part.plugin}:{part.name} cannot be used: {part.part.unusable}",
+                fix=f"choose another {_kind(part)}; see: edgelora plugins list",
+            )
+
+
 def _check_combination(parts: Iterable[PlannedPart]) -> None:
     for part, other in itertools.permutations(parts, 2):
         for refused in (f"{other.kind}:{other.name}", f"{other.kind}:{other.plugin}:{other.name}"):
             if refused in part.part.refuses:
                 raise CombinationError(
                     f"{_words(part)} cannot work with {_words(other)}: {part.part.refuses[refused]}",
-                    fix=f"choose another {other.kind.replace('_', ' ')}, or another "
-                    f"{part.kind.replace('_', ' ')}; see: edgelora plugins list",
+                    fix=f"choose another {_kind(other)}, or another {_kind(part)}; "
+                    "see: edgelora plugins list",
                 )
 
 
@@ -200,10 +197,14 @@ def _check_needs(adapter: PlannedPart, parts: Iterable[PlannedPart]) -> None:
             if ability not in adapter.part.abilities:
                 raise CombinationError(
                     f"{_words(part)} cannot work with {_words(adapter)}, which is not {ability}: {reason}",
-                    fix=f"choose an adapter that is {ability}, or another {part.kind.replace('_', ' ')}; "
+                    fix=f"choose an adapter that is {ability}, or another {_kind(part)}; "
                     "see: edgelora plugins list",
                 )
 
 
 def _words(part: PlannedPart) -> str:
-    return f"{part.kind.replace('_', ' ')} {part.name!r}"
+    return f"{_kind(part)} {part.name!r}"
+
+
+def _kind(part: PlannedPart) -> str:
+    return part.kind.replace("_", " ")

@@ -16,7 +16,7 @@ def find(name: str, kind: str, offered: Sequence[Found], plugins: Iterable[Plugi
     """The one thing of ``offered`` called ``name``, or ``plugin:name``.
 
     Args:
-        name: Bare or qualified.
+        name: Bare or qualified; case does not matter, nor ``_`` for ``-``, in which names are written.
         kind: How errors call it: a kind of part, or ``derivative``.
         offered: Everything of that kind.
         plugins: All plugins, to name those that did not load.
@@ -25,7 +25,9 @@ def find(name: str, kind: str, offered: Sequence[Found], plugins: Iterable[Plugi
         PartNotFound: There is none.
         AmbiguousPart: There are several.
     """
-    matches = [found for found in offered if name in (name_of(found), found.qualified_name)]
+    owner, colon, bare = name.rpartition(":")
+    written = owner + colon + bare.lower().replace("_", "-")
+    matches = [found for found in offered if written in names_of(found)]
     if len(matches) == 1:
         return matches[0]
     what = kind.replace("_", " ")
@@ -34,7 +36,7 @@ def find(name: str, kind: str, offered: Sequence[Found], plugins: Iterable[Plugi
         raise AmbiguousPart(
             f"{len(matches)} plugins offer {_article(what)} {name!r}", fix=f"write one of {choices}"
         )
-    raise PartNotFound(_problem(name, what, offered, plugins), fix=_fix(name, what, offered, plugins))
+    raise PartNotFound(_problem(name, what, offered, plugins), fix=_fix(written, what, offered, plugins))
 
 
 def name_of(found: FoundPart | FoundDerivative) -> str:
@@ -42,12 +44,19 @@ def name_of(found: FoundPart | FoundDerivative) -> str:
     return found.part.name if isinstance(found, FoundPart) else found.derivative.name
 
 
+def names_of(found: FoundPart | FoundDerivative) -> tuple[str, ...]:
+    """By which it is found."""
+    described = found.part if isinstance(found, FoundPart) else found.derivative
+    return (found.qualified_name,) if described.qualified_only else (described.name, found.qualified_name)
+
+
 def _article(what: str) -> str:
     return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
 
 
 def _problem(name: str, what: str, offered: Sequence[Found], plugins: Iterable[PluginStatus]) -> str:
-    known = ", ".join(sorted({name_of(found) for found in offered})) or "none at all"
+    bare_names = {name for found in offered for name in names_of(found) if ":" not in name}
+    known = ", ".join(sorted(bare_names)) or "none at all"
     lines = [f"no plugin offers {_article(what)} {name!r}; known: {known}"]
     idle = [plugin for plugin in plugins if plugin.state != "ready"]
     owner, _, bare = name.rpartition(":")
@@ -64,8 +73,10 @@ def _fix(name: str, what: str, offered: Sequence[Found], plugins: Iterable[Plugi
     for plugin in plugins:
         if plugin.state != "ready" and plugin.name in (owner, bare):
             return plugin.fix
-    elsewhere = sorted(found.qualified_name for found in offered if name_of(found) == bare)
-    if owner and elsewhere:
+    named = [found for found in offered if name_of(found) == bare]
+    ordinary = [found for found in named if bare in names_of(found)]
+    elsewhere = sorted(found.qualified_name for found in ordinary or named)
+    if elsewhere:
         return f"write {' or '.join(elsewhere)}"
     near = difflib.get_close_matches(bare, {name_of(found) for found in offered}, n=1)
     if near:

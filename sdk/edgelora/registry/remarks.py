@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
+from edgelora.registry.lookup import names_of
 from edgelora.registry.status import PluginStatus
 
 
@@ -13,9 +14,11 @@ def shared_names(plugins: Sequence[PluginStatus]) -> Iterator[str]:
     owners: dict[tuple[str, str], list[str]] = defaultdict(list)
     for plugin in plugins:
         for found in plugin.parts:
-            owners[found.kind.replace("_", " "), found.part.name].append(plugin.name)
+            for name in names_of(found):
+                owners[found.kind.replace("_", " "), name].append(plugin.name)
         for item in plugin.derivatives:
-            owners["derivative", item.derivative.name].append(plugin.name)
+            for name in names_of(item):
+                owners["derivative", name].append(plugin.name)
     for (what, name), names in owners.items():
         if len(names) > 1:
             choices = " or ".join(f"{owner}:{name}" for owner in names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -48,7 +48,7 @@ class AdapterConformance(ChangeChecks, EmbeddingChecks, PastChecks):
         """
         if reason := self.found().part.starts_elsewhere:
             skip(f"it starts elsewhere: {reason}")
-        for subject in (*self.subjects(), self._in_half()):
+        for subject in (*self.subjects(), *self._in_half()):
             if isinstance(subject.adapter, WantsSource):
                 self._require_start_nearer_to_the_source(subject)
                 continue
@@ -61,10 +61,11 @@ class AdapterConformance(ChangeChecks, EmbeddingChecks, PastChecks):
                     "start at zero, subtract the start beside the base, or give Part(starts_elsewhere=...)",
                 )
 
-    def _in_half(self) -> Subject:
-        """A model whose adapter is kept in bfloat16, that never learned."""
-        (plan,) = [each for each in self.plans_otherwise() if each.recipe.train.adapter_dtype == "bfloat16"]
-        return self.keep("start in half", lambda: self.fresh_subject(plan))
+    def _in_half(self) -> Iterator[Subject]:
+        """A model whose adapter is kept in bfloat16, that never learned; none where that is refused."""
+        for plan in self.plans_otherwise():
+            if plan.recipe.train.adapter_dtype == "bfloat16":
+                yield self.keep("start in half", lambda plan=plan: self.fresh_subject(plan))
 
     def _require_start_nearer_to_the_source(self, subject: Subject) -> None:
         source = SourceWeights(tiny.base_folder())
@@ -93,7 +94,7 @@ class AdapterConformance(ChangeChecks, EmbeddingChecks, PastChecks):
     def test_shapes_and_dtypes_are_those_of_the_base(self) -> None:
         """(..., in) -> (..., out) in the dtype of the input, for batches, single rows and single tokens."""
         for subject in self.subjects(dtypes=("float32", "bfloat16")):
-            dtype = next(subject.model.parameters()).dtype
+            dtype = subject.model.get_input_embeddings().weight.dtype
             whole = subject.batch()
             for rows, tokens in ((2, 5), (1, 5), (1, 1)):
                 subject.route(whole.task_ids[:rows])
@@ -139,13 +140,7 @@ class AdapterConformance(ChangeChecks, EmbeddingChecks, PastChecks):
         """After two steps and more nothing but the adapter's parameters has, or may have, a gradient."""
         for subject in self.trained():
             own = {id(each) for each in trainable_parameters(subject.layers).values()}
-            frozen = {
-                id(each)
-                for layer in subject.layers.values()
-                for part in layer.modules()
-                if isinstance(part, FrozenLinear)
-                for each in part.parameters()
-            }
+            frozen = {id(each) for each in subject.tensors_of_base().values()}
             learning = [
                 name
                 for name, each in subject.model.named_parameters()
@@ -187,6 +182,7 @@ class AdapterConformance(ChangeChecks, EmbeddingChecks, PastChecks):
 
     def test_gradients_are_equal_under_checkpointing(self) -> None:
         """Non-reentrant checkpointing computes forwards twice; the second must be the first again."""
+        self.skip_unless_planned({"gradient_checkpointing": True})
         for subject in self.trained():
             plain = subject.gradients(subject.batch())
             with checkpointed(subject.model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,6 +83,14 @@ class AdapterBench(PartConformance):
             if not any(isinstance(layer, ability) for layer in subject.layers.values()):
                 skip(f"its layers are not {ability.__name__}")
 
+    def skip_unless_planned(self, train: Mapping[str, Any]) -> None:
+        """Skip the check where the adapter refuses some settings of the training."""
+        quantizer = self.plans()[0].parts["quantizer"]
+        try:
+            self._make_plan(f"{quantizer.plugin}:{quantizer.name}", {}, train)
+        except CombinationError as refusal:
+            skip(refusal.problem)
+
     def _make_plans(self, dtype: str) -> list[Plan]:
         installed = {each.qualified_name for each in self.registry().parts("quantizer")}
         plans, refusals = [], []
@@ -105,7 +113,11 @@ class AdapterBench(PartConformance):
         if "dropout" in options_model(self.found()).model_fields:
             choices.append(({"dropout": 0.1}, {}))
         name = f"{quantizer.plugin}:{quantizer.name}"
-        return [self._make_plan(name, options, train) for options, train in choices]
+        plans = []
+        for options, train in choices:
+            with suppress(CombinationError):
+                plans.append(self._make_plan(name, options, train))
+        return plans
 
     def _make_plan(self, quantizer: str, options: Mapping[str, Any], train: Mapping[str, Any]) -> Plan:
         found = self.found()

@@ -24,6 +24,7 @@ from edgelora.engine.inject import inject, trainable_parameters
 from edgelora.engine.optimizer import make_optimizer
 from edgelora.engine.past_sites import Past
 from edgelora.engine.source import SourceWeights
+from edgelora.engine.whole_model import WholeModel, adapted_model
 from edgelora.layers import FrozenEmbedding, FrozenLinear
 from edgelora.layers.authoring import SummingCombiner
 from edgelora.layers.generate import pad_id
@@ -53,12 +54,13 @@ class Subject:
         losses: Of each step trained.
         moved: Names of the adapter's parameters that ever had a gradient that is not zero.
         strangers: Names of parameters outside the adapter that ever had a gradient.
+        held: The base's own tensors, of an adapter that changes the model as a whole.
     """
 
     plan: Plan
     model: Any
     adapter: Any
-    layers: dict[str, nn.Module]
+    layers: Mapping[str, nn.Module]
     dataset: Dataset
     base_tensors: dict[str, Tensor]
     base_logits: Tensor
@@ -66,6 +68,7 @@ class Subject:
     losses: list[float] = field(default_factory=list)
     moved: set[str] = field(default_factory=set)
     strangers: set[str] = field(default_factory=set)
+    held: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def routed(self) -> list[TaskAware]:
@@ -170,7 +173,10 @@ class Subject:
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-        """Input and output of each adapted layer in one forward of the model, as its mode and route are."""
+        """Input and output of each adapted layer in one forward of the model, as its mode and route are.
+
+        Where no site is adapted, ids (batch, tokens, 1) and logits of the model as a whole.
+        """
         seen: dict[str, tuple[Tensor, Tensor]] = {}
 
         def note(site: str, _: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> None:
@@ -178,32 +184,44 @@ class Subject:
 
         handles = [layer.register_forward_hook(partial(note, site)) for site, layer in self.layers.items()]
         try:
-            self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+            output = self.model(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+            )
         finally:
             for handle in handles:
                 handle.remove()
+        if self.held:
+            ids = batch.input_ids
+            seen["the model"] = ids[..., None], output.logits[:, -ids.shape[1] :]
         return seen
 
     def base_of(self, site: str) -> FrozenLinear:
-        """The frozen linear in a layer."""
+        """The frozen linear in a layer; the output head of a model that is adapted as a whole."""
+        if self.held:
+            head: FrozenLinear = self.model.get_output_embeddings()
+            return head
         return next(part for part in self.layers[site].modules() if isinstance(part, FrozenLinear))
 
     def tensors_of_base(self) -> dict[str, Tensor]:
         """All tensors of the base by the names they had before it was adapted."""
-        return base_tensors(self.model, self.layers)
+        return self.held or base_tensors(self.model, self.layers)
 
 
 def make_subject(plan: Plan, past: Past = MappingProxyType({})) -> Subject:
     """Load the tiny base, adapt it as a run does, beside a past, and look at what it computes."""
     dataset = tiny.dataset(plan.tasks)
     model = load_base(plan, CPU)
-    before = {name: tensor.clone() for name, tensor in base_tensors(model, {}).items()}
+    held = base_tensors(model, {})
+    before = {name: tensor.clone() for name, tensor in held.items()}
     logits = probe_logits(model)
     adapter = plan.build("adapter")
     seed_everything(plan.recipe.train.seed, step=-1)
     layers = inject(model, plan, adapter, SourceWeights(tiny.base_folder()), past)
     require_factors(layers)
+    model = adapted_model(model, layers)
     subject = Subject(plan, model, adapter, layers, dataset, before, logits)
+    if isinstance(layers, WholeModel):
+        subject.held = held
     if isinstance(adapter, Calibrated):
         adapter.calibrate(model, layers, iter(PaddedBatches(dataset.train, layers, tiny.tokenizer(), CPU)))
     return subject

@@ -318,11 +318,17 @@ def test_an_adapter_without_the_options_every_adapter_has_is_a_bug_of_its_plugin
     )
 
 
-def test_an_adapter_of_the_whole_model_needs_no_target_modules(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgelora.plan.plan.UNSERVED", ())
+def test_an_adapter_of_the_whole_model_needs_no_target_modules() -> None:
     prompt = plugin(adapters=(Part(name="prompt", target="a:b", abilities=("AdaptsModel",)),))
     plan = plan_of(registry_of(prompt=prompt), derivative="plain", adapter="prompt")
     assert plan.parts["adapter"].plugin == "prompt"
+
+
+def test_a_part_that_cannot_be_used_is_refused_with_its_reason() -> None:
+    broken = plugin(adapters=(Part(name="mix", target="a:b", options=AdapterOptions, unusable="it asks"),))
+    with pytest.raises(PlanError, match="adapter broken:mix cannot be used: it asks") as caught:
+        plan_of(registry_of(broken=broken), derivative="plain", adapter="mix")
+    assert caught.value.fix == "choose another adapter; see: edgelora plugins list"
 
 
 def test_another_plugin_cannot_make_a_derivative_or_the_baseline_ambiguous() -> None:
@@ -489,27 +495,10 @@ def test_earlier_adapters_are_refused_for_an_adapter_that_does_not_go_on_from_th
     assert "leave 'past' out" in caught.value.fix
 
 
-@pytest.mark.parametrize("ability", ["AdaptsModel"])
-def test_an_ability_nothing_acts_on_is_refused_before_a_model_is_loaded(ability):
-    class Plugin:
-        @hookimpl
-        def edgelora_adapters(self):
-            yield Part(name="eva", target="x:y", options=AdapterOptions, abilities=(ability,))
-
-        @hookimpl
-        def edgelora_derivatives(self):
-            yield Derivative(name="eva", parts={"adapter": "eva"})
-
-    registry = Registry.from_modules({"eva": Plugin(), "baseline": BASELINE})
-    with pytest.raises(CombinationError, match=f"adapter 'eva' needs {ability}, which this edgelora"):
-        make_plan(make_recipe({"base": "micro", "derivative": "eva"}), registry)
-
-
 @pytest.mark.parametrize("ability", ["CrossSite", "AdaptsModel"])
 def test_an_adapter_that_needs_more_than_two_blocks_is_refused_where_the_base_is_streamed(
-    ability: str, monkeypatch: pytest.MonkeyPatch
+    ability: str,
 ) -> None:
-    monkeypatch.setattr("edgelora.plan.plan.UNSERVED", ())
     wide = plugin(adapters=(Part(name="wide", target="a:b", options=AdapterOptions, abilities=(ability,)),))
     registry = registry_of(wide=wide)
     plan_of(registry, derivative="plain", adapter="wide")

@@ -9,7 +9,7 @@ import sys
 import pytest
 from fake_distributions import FakeEnvironment
 
-from edgelora import Part, hookimpl
+from edgelora import Derivative, Part, hookimpl
 from edgelora.errors import AmbiguousPart, PartNotFound
 from edgelora.registry import Registry
 from edgelora.registry.status import PluginStatus
@@ -329,6 +329,47 @@ def test_a_part_asked_of_the_wrong_plugin_comes_with_the_right_one() -> None:
     with pytest.raises(PartNotFound) as caught:
         Registry.discover().part("adapter", "qlora:lora")
     assert caught.value.fix == "write lora:lora"
+
+
+class Library:
+    """Offers what a library has, under the library's names."""
+
+    @hookimpl
+    def edgelora_adapters(self) -> list[Part]:
+        return [Part(name=name, target="a:b", qualified_only=True) for name in ("lora", "soft-prompt")]
+
+    @hookimpl
+    def edgelora_derivatives(self) -> list[Derivative]:
+        return [Derivative("lora", parts={"adapter": "lora"}, qualified_only=True)]
+
+
+class Own:
+    @hookimpl
+    def edgelora_adapters(self) -> list[Part]:
+        return [Part(name="lora", target="a:b")]
+
+    @hookimpl
+    def edgelora_derivatives(self) -> list[Derivative]:
+        return [Derivative("lora", parts={"adapter": "lora"})]
+
+
+def test_names_of_a_library_make_no_bare_name_ambiguous() -> None:
+    registry = Registry.from_modules({"library": Library(), "own": Own()})
+    assert registry.part("adapter", "lora").plugin == registry.derivative("lora").plugin == "own"
+    assert registry.part("adapter", "library:lora").plugin == "library"
+    assert registry.derivative("library:lora").plugin == "library"
+    assert not registry.warnings
+    with pytest.raises(
+        PartNotFound, match="no plugin offers an adapter 'soft-prompt'; known: lora"
+    ) as caught:
+        registry.part("adapter", "soft-prompt")
+    assert caught.value.fix == "write library:soft-prompt"
+
+
+@pytest.mark.parametrize("name", ["library:SOFT_PROMPT", "library:Soft-Prompt"])
+def test_a_name_may_be_spelled_in_capitals_and_with_underscores(name: str) -> None:
+    registry = Registry.from_modules({"library": Library()})
+    assert registry.part("adapter", name).part.name == "soft-prompt"
 
 
 def test_an_unknown_name_without_neighbours_points_to_the_list() -> None:

@@ -53,7 +53,7 @@ def _measure(plan: Plan, rows: dict[str, Any], folder: Path) -> dict[str, Any]:
     job.begin(resume=False, overwrite=True)
     dataset = _random_rows(rows, accumulation, job.tokenizer, plan.tasks)
     model = job.load_base()
-    layers = job.inject(model)
+    model, layers = job.inject(model)
     loading = peaks()
     around = Surroundings(
         job.accelerator, job.folder, QuietReporter(), job.tokenizer, {}, dict, job.check_base

@@ -18,6 +18,7 @@ from edgelora.engine.estimating.values import on_shapes
 from edgelora.engine.inject import inject, trainable_parameters
 from edgelora.engine.mapped.blocks import decoder_blocks
 from edgelora.engine.past_factors import read_past
+from edgelora.engine.whole_model import adapted_model
 from edgelora.errors import ModelError
 from edgelora.layers import FrozenLinear
 from edgelora.layers.mapped import MappedLinear
@@ -136,6 +137,7 @@ def predict(plan: Plan, around: Surroundings, placement: Placement) -> Memory:
     with on_shapes("the adapter cannot be started without memory", plan), torch.device("meta"):
         past = read_past(shapes.model, plan)
         layers = inject(shapes.model, plan, source=lambda name: _source(shapes, name), past=past)
+    shapes = replace(shapes, model=adapted_model(shapes.model, layers))
     own, mapped, loading = _weights(shapes, layers, around, placement)
     step = _step(shapes, layers, plan, around.rows)
     base = _base_size(shapes)
@@ -171,9 +173,7 @@ def _weights(
     model = shapes.model
     frozen = [part for part in model.modules() if isinstance(part, FrozenLinear)]
     quantized = tensor_bytes(buffer for part in frozen for buffer in part.buffers())
-    of_adapter = {
-        id(parameter) for layer in layers.values() for parameter in trainable_parameters({"": layer}).values()
-    }
+    of_adapter = {id(parameter) for parameter in trainable_parameters(layers).values()}
     kept = [parameter for parameter in model.parameters() if id(parameter) not in of_adapter]
     as_stored = tensor_bytes(parameter for parameter in kept if parameter.dtype == shapes.stored)
     converted = tensor_bytes(parameter for parameter in kept if parameter.dtype != shapes.stored)

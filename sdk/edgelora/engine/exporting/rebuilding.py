@@ -49,6 +49,11 @@ def rebuilt_forms(source: Source, registry: Registry, wanted: Wanted) -> dict[st
     """
     place = find_config_folder(source, wanted.base)
     plan = trained_plan_of(source.manifest, registry, base=str(place), dtype="float32")
+    if "AdaptsModel" in plan.parts["adapter"].part.abilities:
+        raise ExportUnsupported(
+            f"adapter {source.name} changes the model as a whole, in a form that stock PEFT does not know",
+            fix=f"apply it with edgelora: edgelora generate --adapter {source.folder}",
+        )
     try:
         model: Any = _model_of_nothing(place)
         layers = _rebuilt(model, plan, source, wanted)
