@@ -116,6 +116,8 @@ def _checked(
     origin = f"{plugin.distribution} {plugin.version}".strip()
     yield f"plugin {plugin.name} ({origin})", type("Checked", (PluginConformance,), {"plugin": plugin.name})
     for found in plugin.parts:
+        if found.part.unusable:
+            continue
         title = f"{found.kind.replace('_', ' ')} {found.part.name}"
         kit = settings.get(found.part.name, {})
         yield title, conformance_of(found, options=options.get(found.part.name, {}), **kit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -68,8 +69,15 @@ plugins.add_command(check)
 
 
 def _offers(plugin: PluginStatus) -> str:
-    derivatives = [f"derivative {item.derivative.name}" for item in plugin.derivatives]
-    return ", ".join([*derivatives, *(f"{_words(part)} {part.part.name}" for part in plugin.parts)])
+    named = [
+        f"derivative {item.derivative.name}"
+        for item in plugin.derivatives
+        if not item.derivative.qualified_only
+    ]
+    named += [f"{_words(part)} {part.part.name}" for part in plugin.parts if not part.part.qualified_only]
+    counts = Counter(_words(part) for part in plugin.parts if part.part.qualified_only)
+    named += [f"{count} {what}s as {plugin.name}:NAME" for what, count in counts.items()]
+    return ", ".join(named)
 
 
 def _words(part: FoundPart) -> str:
@@ -92,6 +100,7 @@ def _document(plugin: PluginStatus) -> dict[str, Any]:
                 "summary": part.part.summary,
                 "paper": part.part.paper,
                 "abilities": list(part.part.abilities),
+                "unusable": part.part.unusable,
             }
             for part in plugin.parts
         ],
@@ -127,6 +136,7 @@ def _describe(plugin: PluginStatus) -> str:
     for found in plugin.parts:
         part = found.part
         lines += ["", _title(_words(found), part.name, part.summary, part.paper)]
+        lines += [f"  cannot be used: {part.unusable}"] if part.unusable else []
         lines += [f"  {line}" for line in _option_lines(options_model(found))]
     return "\n".join(lines)
 

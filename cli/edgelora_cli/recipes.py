@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import yaml
@@ -12,16 +13,16 @@ import yaml
 from edgelora_cli.commands import Group
 from edgelora_cli.console import emit, note
 
+if TYPE_CHECKING:
+    from edgelora.plan import PlannedPart
+
 TEMPLATE = """\
 # A recipe: one fine-tuning job. `edgelora plan {file}` shows what it will do.
 derivative: {derivative}            # `edgelora plugins list` names those installed
 base: {base}                  # a folder with a model, a cached Hub id, or micro (built in)
 data:
 {data}
-adapter:
-  rank: {rank}
-  alpha: {alpha}
-  target_modules: all-linear
+{adapter}
 train:
   max_steps: 300
   batch_size: 2
@@ -71,12 +72,10 @@ def new(path: Path, derivative: str, base: str, data: tuple[str, ...]) -> None:
     quoted = {key: _yaml_scalar(value) for key, value in values.items()}
     # The derivative's own, which are not the same for all: AdaLoRA starts with more than it keeps.
     plan = make_plan(make_recipe({"derivative": derivative, "base": base}), Registry.discover())
-    adapter = plan.parts["adapter"].options.model_dump()
     text = TEMPLATE.format(
         file=path,
         data="\n".join(_source(each, is_task=len(data) > 1) for each in data),
-        rank=adapter["rank"],
-        alpha=f"{adapter['alpha']:g}",
+        adapter=_adapter(plan.parts["adapter"]),
         **quoted,
     )
     make_recipe(yaml.safe_load(text), where=str(path))
@@ -97,6 +96,13 @@ def schema() -> None:
 
     document = Recipe.model_json_schema()
     emit(document, json.dumps(document, indent=2))
+
+
+def _adapter(part: PlannedPart) -> str:
+    options = part.options.model_dump()
+    if "AdaptsModel" in part.part.abilities:
+        return f"adapter: {{}}                   # its options: edgelora plugins show {part.plugin}"
+    return f"adapter:\n  rank: {options['rank']}\n  alpha: {options['alpha']:g}\n  target_modules: all-linear"
 
 
 def _source(path: str, *, is_task: bool) -> str:

@@ -15,6 +15,7 @@ from edgelora.parts import KINDS
 from edgelora.plan.options import options_model
 from edgelora.registry import Registry
 from edgelora.registry.admission import DERIVATIVES_HOOK, HOOK_OF_KIND, HOOKS
+from edgelora.registry.lookup import names_of
 from edgelora.registry.status import FoundPart
 
 FIRST_PARTY = [status for status in Registry.discover().plugins if status.distribution == "edgelora"]
@@ -73,8 +74,13 @@ def test_the_target_of_a_first_party_part_is_defined_in_its_own_plugin(found: Fo
 
 
 def test_first_party_names_are_not_ambiguous() -> None:
-    names = [(found.kind, found.part.name) for found in PARTS]
-    names += [("derivative", each.derivative.name) for status in FIRST_PARTY for each in status.derivatives]
+    names = [(found.kind, name) for found in PARTS for name in names_of(found)]
+    names += [
+        ("derivative", name)
+        for status in FIRST_PARTY
+        for each in status.derivatives
+        for name in names_of(each)
+    ]
     assert sorted(name for name in set(names) if names.count(name) > 1) == []
 
 

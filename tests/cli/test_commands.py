@@ -54,8 +54,8 @@ def test_plugins_show_of_an_unknown_plugin_names_those_there_are(edgelora):
     assert ran.exit_code == 7
     assert ran.err == (
         "error[plugin-missing]: no plugin 'qlorra' is installed\n"
-        "  fix: did you mean 'qlora'? installed are: adalora, baseline, clora, dora, irqlora, litmus, "
-        "llmint8, lora, mtlora, normalfloat, olora, qlora, yugopuspito2024\n"
+        "  fix: did you mean 'qlora'? installed are: adalora, baseline, bitfit, bottleneck, clora, dora, "
+        "irqlora, litmus, llmint8, lora, mtlora, normalfloat, olora, peft, qlora, yugopuspito2024\n"
     )
 
 
@@ -74,6 +74,19 @@ def test_recipe_new_starts_with_the_ranks_of_the_derivative(edgelora):
     adapter = yaml.safe_load(Path("my.yaml").read_text())["adapter"]
     # More than the 16 that its scheduler leaves, or nothing would be pruned.
     assert (adapter["rank"], adapter["alpha"]) == (24, 24)
+
+
+def test_recipe_new_for_an_adapter_of_the_whole_model_says_where_its_options_are(edgelora):
+    assert edgelora("recipe", "new", "--derivative", "peft:vera").exit_code == 0
+    written = Path("recipe.yaml").read_text()
+    assert "# its options: edgelora plugins show peft" in written
+    assert edgelora("plan", "recipe.yaml", "--set", "data=[]").exit_code == 0
+
+
+def test_plugins_show_tells_what_cannot_be_used_and_list_counts_what_a_library_has(edgelora):
+    shown = edgelora("plugins", "show", "peft").out
+    assert "cannot be used: it mixes adapters" in shown and "d_initial = 0.1" in shown
+    assert "adapters as peft:NAME" in edgelora("plugins", "list").out
 
 
 def test_recipe_new_makes_a_task_of_each_of_several_files(edgelora):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from first_party import small
+from first_party import is_ours, small
 from tiny_models import save_llama, save_tokenizer, write_rows
 
 from edgelora.capabilities import TaskAware
@@ -44,7 +44,7 @@ torch.save(logits, sys.argv[1])
 
 
 def first_party(registry, kind):
-    return [found.part.name for found in registry.parts(kind) if found.distribution == "edgelora"]
+    return [found.part.name for found in registry.parts(kind) if is_ours(found)]
 
 
 def recipes(registry):

@@ -9,6 +9,13 @@ from edgelora.registry import Registry
 from edgelora_cli import run_command
 
 FIRST_PARTY = [status for status in Registry.discover().plugins if status.distribution == "edgelora"]
+MANY = 20
+"""Parts of a plugin that take too long for every day: some of them are checked in its own folder."""
+
+
+def parameter(status):
+    marks = [pytest.mark.acceptance] if len(status.parts) > MANY else []
+    return pytest.param(status, id=status.name, marks=marks)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -18,7 +25,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("status", FIRST_PARTY, ids=lambda status: status.name)
+@pytest.mark.parametrize("status", map(parameter, FIRST_PARTY))
 def test_the_plugin_conforms(capsys, status):
     code = run_command(["plugins", "check", status.name, "--json"])
     report = json.loads(capsys.readouterr().out)
@@ -29,7 +36,8 @@ def test_the_plugin_conforms(capsys, status):
         if check["outcome"] == "failed"
     ]
     assert failed == []
-    assert code == 0 and len(report["checked"]) == 1 + len(status.parts)
+    usable = [found for found in status.parts if not found.part.unusable]
+    assert code == 0 and len(report["checked"]) == 1 + len(usable)
     assert {what for what, check in checks if check["outcome"] == "ok"} == {
         each["what"] for each in report["checked"]
     }
