@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgelora_cli.commands import Group
+from edgelora_cli.commands import Group, threads_option
 from edgelora_cli.console import emit, note, warn
+from edgelora_cli.dependencies import need_train_extra
 
 if TYPE_CHECKING:
+    from edgelora.engine.exporting.dequantized import Dtype
     from edgelora.engine.exporting.gguf_tensors import Precision
 
 task_option = click.option("--task", help="Of an adapter that computes by task: whose function to export.")
@@ -39,11 +41,19 @@ def export() -> None:
 @task_option
 @rank_option
 @base_option
-def peft(adapter: str, out: Path, task: str | None, rank: int | None, base: str | None) -> None:
+@click.option(
+    "--over",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Name this base instead, which `edgelora export base` wrote.",
+)
+def peft(
+    adapter: str, out: Path, task: str | None, rank: int | None, base: str | None, over: Path | None
+) -> None:
     """Write a folder that PEFT's PeftModel.from_pretrained loads, and vLLM and others with it."""
     from edgelora.engine.exporting import Wanted, export_peft
 
-    done = export_peft(adapter, out, Wanted(task, rank, base))
+    done = export_peft(adapter, out, Wanted(task, rank, base, over))
     document = {
         "folder": str(done.folder),
         "adapter": done.adapter,
@@ -98,3 +108,37 @@ def gguf(
             f"it was fitted to {done.base} as {done.quantizer} quantizes it: over a base GGUF of other "
             "weights, the unquantized ones included, it computes something else"
         )
+
+
+@export.command(
+    "base",
+    examples="""
+    edgelora export base acme/decimals --dtype float16 --out decimals-base
+    edgelora export peft acme/decimals --over decimals-base --out for-peft
+    """,
+)
+@click.argument("adapter", metavar="REF|DIR")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
+)
+@click.option("--base", help="A folder, a cached Hub id or micro.  [default: the one the adapter names]")
+@threads_option
+def base_command(adapter: str, out: Path, dtype: Dtype, base: str | None, threads: int | None) -> None:
+    """Write the quantized base an adapter was fitted to as a plain model, which any tool loads."""
+    need_train_extra("writing a base")
+    from edgelora.engine.exporting import export_base
+    from edgelora_cli.models import use_threads
+
+    use_threads(threads)
+    done = export_base(adapter, out, base=base, dtype=dtype)
+    document = {
+        "folder": str(done.folder),
+        "adapter": done.adapter,
+        "base": done.base,
+        "base_quantizer": done.quantizer,
+        "dtype": dtype,
+        "largest_logit_difference": done.largest_difference,
+    }
+    emit(document, f"wrote {done.base} as {done.quantizer} quantizes it: {done.folder} ({dtype})")
+    note(f"next: edgelora export peft {adapter} --over {out} --out FOLDER")

@@ -80,10 +80,11 @@ def base_gguf(trained, base, registry, tmp_path_factory):
 
 
 def llama_logits(model_path, adapter_path=None, scale=1.0):
-    """(6, 24, vocabulary), float32."""
+    """(6, 24, vocabulary), float32; keys and values are kept in 32 bits too, unlike by default."""
     lora = {"lora_path": str(adapter_path), "lora_scale": scale} if adapter_path else {}
+    whole = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32, "flash_attn": False}
     model = llama_cpp.Llama(
-        model_path=str(model_path), n_ctx=64, logits_all=True, verbose=False, n_threads=1, **lora
+        model_path=str(model_path), n_ctx=64, n_threads=1, logits_all=True, verbose=False, **whole, **lora
     )
     found = []
     for ids in PROBES.tolist():

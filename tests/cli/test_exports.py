@@ -51,3 +51,11 @@ def test_a_folder_that_may_not_be_written_is_named(edgelora, adapter):
     ran = edgelora("export", "peft", adapter, "--out", "locked/out")
     assert ran.exit_code == 3
     assert "locked" in ran.err
+
+
+def test_a_quantized_base_needs_naming(edgelora, adapter):
+    ran = edgelora("export", "base", adapter, "--out", "base")
+    assert ran.exit_code == 11
+    assert "was fitted to micro as it is" in ran.err
+    ran = edgelora("export", "gguf", adapter, "--out", "out.gguf", "--json")
+    assert (ran.exit_code, ran.document["error"]["id"]) == (7, "wrong-base")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -68,7 +70,12 @@ def load_to_merge(
         return load()
 
 
-def merge(adapted: Adapted, folder: Path, dtype: torch.dtype = torch.float32) -> Merged:
+def merge(
+    adapted: Adapted,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    beside: Mapping[str, bytes] = MappingProxyType({}),
+) -> Merged:
     """Write a plain transformers model that computes what the adapted model computes.
 
     Each weight is that of the base the adapter was trained on (dequantized, where that base was quantized)
@@ -76,6 +83,12 @@ def merge(adapted: Adapted, folder: Path, dtype: torch.dtype = torch.float32) ->
     cost more than a small adapter changes. An adapted embedding whose head is tied to it gets rows of its
     own, for the head's did not change. ``adapted`` cannot be used afterwards: layer by layer its weights are
     let go as the merged ones are made.
+
+    Args:
+        adapted: In float32; see `load_to_merge`.
+        folder: To make.
+        dtype: Of the weights written.
+        beside: Other files to put there, by name.
 
     Raises:
         ExportUnsupported: The adapter cannot be folded into one weight per linear, or into a bias where the
@@ -102,6 +115,8 @@ def merge(adapted: Adapted, folder: Path, dtype: torch.dtype = torch.float32) ->
             with no_progress_bar():
                 adapted.model.save_pretrained(staging)
             adapted.tokenizer.save_pretrained(staging)
+            for name, data in beside.items():
+                (staging / name).write_bytes(data)
             flush_files(staging)
             publish_new_directory(staging, folder)
         finally:

@@ -8,18 +8,18 @@ from typing import Any
 import yaml
 
 from edgelora.card_front import front_matter
-from edgelora.engine.exporting.source import Source
+from edgelora.engine.exporting.source import Source, Wanted
+from edgelora.engine.exporting.stock_base import StockBase
 from edgelora.version import __version__
 
 
-def exported_card(source: Source, task: str | None, rank: int | None, quantization: Mapping[str, Any]) -> str:
+def exported_card(source: Source, wanted: Wanted, over: StockBase) -> str:
     """Markdown with the Hub's front matter.
 
     Args:
         source: The adapter.
-        task: Whose function it is, where the adapter has several.
-        rank: Where it was cut.
-        quantization: Fields of ``BitsAndBytesConfig`` that make its base; empty for the base as it is.
+        wanted: Its task and rank, where it has several.
+        over: The base it is for.
     """
     manifest, base = source.manifest, source.manifest.base
     title = f"{manifest.identity.name} for {base.repo}"
@@ -33,19 +33,25 @@ def exported_card(source: Source, task: str | None, rank: int | None, quantizati
         languages=manifest.languages or (),
         peft=True,
     )
-    of_it = "".join([f", task `{task}`" if task else "", f", cut at rank {rank}" if rank else ""])
+    task = f", task `{wanted.task}`" if wanted.task else ""
+    cut = f", cut at rank {wanted.rank}" if wanted.rank else ""
     return (
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n\n# {title}\n\n"
-        f"The adapter `{source.name}`{of_it}, trained with {source.component.derivative.name} and exported "
-        f"for PEFT by edgelora {__version__}.\n\n"
+        f"The adapter `{source.name}`{task}{cut}, trained with {source.component.derivative.name} and "
+        f"exported for PEFT by edgelora {__version__}.\n\n"
         f"- manifest: `sha256:{source.manifest_sha256}`\n"
         f"- weights of its base: `{base.tensors_digest}`\n\n"
-        f"## Use\n\n{_over(quantization)}\n\n```python\n{_snippet(base.repo, quantization)}```\n"
+        f"## Use\n\n{_over(over)}\n\n```python\n{_snippet(over.name, over.quantization)}```\n"
     )
 
 
-def _over(quantization: Mapping[str, Any]) -> str:
-    if not quantization:
+def _over(base: StockBase) -> str:
+    if base.is_dequantized:
+        return (
+            "It was fitted to the base as a quantizer made it, and the base named here holds those weights. "
+            "Over the model they were made from it computes something else."
+        )
+    if not base.quantization:
         return "It was fitted to the base as it is, unquantized."
     return (
         "It was fitted to the base as it is when quantized like this, from weights in the dtype they are "

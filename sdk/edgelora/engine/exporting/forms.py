@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from edgelora.capabilities import Nested
 from edgelora.engine.exporting.source import Source, Wanted
 from edgelora.engine.required_parts import required_part
-from edgelora.errors import PlanError
+from edgelora.errors import DependencyMissing, PlanError
 from edgelora.manifest.lora_shapes import PEFT_CONFIG_FILE, PLAIN_LORA_FILE
 from edgelora.registry import Registry
 
@@ -39,6 +40,7 @@ def forms_of(source: Source, registry: Registry, wanted: Wanted) -> dict[str | N
         ExportUnsupported: Stock PEFT cannot compute what the adapter computes.
         PlanError: It has no such task, or does not work at several ranks.
         PluginMissing: Its plugin is needed and not installed.
+        DependencyMissing: So is torch.
     """
     if wanted.rank is not None:
         _check_nested(source, registry)
@@ -47,6 +49,11 @@ def forms_of(source: Source, registry: Registry, wanted: Wanted) -> dict[str | N
             raise PlanError(f"adapter {source.name} computes the same for every task", fix="leave --task out")
         files = (source.read(name) for name in (PEFT_CONFIG_FILE, PLAIN_LORA_FILE))
         return {None: PeftFiles(*files, source.component.config)}
+    if importlib.util.find_spec("torch") is None:
+        raise DependencyMissing(
+            f"adapter {source.name} has to be rebuilt for that, which needs torch, which is not installed",
+            fix="pip install 'edgelora[train]'",
+        )
     from edgelora.engine.exporting.rebuilding import rebuilt_forms
 
     return rebuilt_forms(source, registry, wanted)

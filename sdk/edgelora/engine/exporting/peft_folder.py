@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgelora.engine.exporting.card import exported_card
+from edgelora.engine.exporting.dequantized import dequantized_base
 from edgelora.engine.exporting.forms import PeftFiles, forms_of
 from edgelora.engine.exporting.source import Source, Wanted, open_source
-from edgelora.engine.exporting.stock_base import stock_quantization
+from edgelora.engine.exporting.stock_base import declared_base
 from edgelora.errors import TargetExists
 from edgelora.files import disk_full_is_an_error, fsync_dir, make_dirs, publish_new_directory, write_new
 from edgelora.manifest.lora_shapes import PEFT_CONFIG_FILE, PLAIN_LORA_FILE
@@ -69,7 +71,7 @@ def export_peft(
     refuse_existing(out)
     wanted, registry = wanted or Wanted(), registry or Registry.discover()
     source = open_source(reference)
-    quantization = stock_quantization(source, registry)
+    base = dequantized_base(source, wanted.over) if wanted.over else declared_base(source, registry)
     forms = forms_of(source, registry, wanted)
     tasks = tuple(each for each in forms if each is not None and wanted.task is None)
     staging = out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
@@ -78,11 +80,12 @@ def export_peft(
         try:
             for each, files in forms.items():
                 place = staging / each if each in tasks else staging
-                _write(place, files, source, exported_card(source, each, wanted.rank, quantization))
+                card = exported_card(source, replace(wanted, task=each), base)
+                _write(place, _naming(files, source, base.name), source, card)
             publish_new_directory(staging, out.absolute())
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-    return ExportedFolder(out, source.name, source.manifest.base.repo, quantization, tasks)
+    return ExportedFolder(out, source.name, base.name, base.quantization, tasks)
 
 
 def refuse_existing(out: Path) -> None:
@@ -93,6 +96,14 @@ def refuse_existing(out: Path) -> None:
     """
     if os.path.lexists(out):
         raise TargetExists(f"{out} exists already", fix="remove it, or pass another place: --out")
+
+
+def _naming(files: PeftFiles, source: Source, base: str) -> PeftFiles:
+    """The same over a base of this name, if that is another one."""
+    if base == source.manifest.base.repo:
+        return files
+    config = json.loads(files.config) | {"base_model_name_or_path": base, "revision": None}
+    return replace(files, config=(json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _write(place: Path, files: PeftFiles, source: Source, card: str) -> None:

@@ -24,11 +24,13 @@ class Wanted:
         task: Of an adapter that computes by task; None takes all of them.
         rank: Where one that works at several ranks is cut; None takes all of it.
         base: The folder, or name, of its base; None takes the one the adapter names.
+        over: A base that ``export base`` wrote, to be named instead of the one the adapter names.
     """
 
     task: str | None = None
     rank: int | None = None
     base: str | None = None
+    over: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

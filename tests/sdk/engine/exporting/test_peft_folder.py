@@ -1,6 +1,7 @@
 """An exported directory means in stock PEFT what the adapter means here, or there is none."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -15,11 +16,13 @@ from transformers import AutoModelForCausalLM
 
 from edgelora.engine.apply import load_adapted
 from edgelora.engine.base import load_base
-from edgelora.engine.exporting import Wanted, export_peft
+from edgelora.engine.exporting import Wanted, export_base, export_peft
 from edgelora.errors import (
     BaseNotFound,
+    DependencyMissing,
     DiskFull,
     ExportUnsupported,
+    ModelError,
     PlanError,
     PluginMissing,
     TargetExists,
@@ -154,8 +157,45 @@ def test_what_peft_cannot_compute_is_refused_with_the_alternative(trained, tiny_
 def test_a_base_that_transformers_does_not_make_is_refused_with_the_alternative(trained, registry, tmp_path):
     with pytest.raises(ExportUnsupported, match="as the quantizer 'nf4-icq' makes it") as caught:
         export_peft(str(trained("irqlora")), tmp_path / "out", registry=registry)
-    assert "edgelora merge --adapter" in caught.value.fix
+    assert "edgelora export base" in caught.value.fix
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["irqlora", "qlora"])
+def test_over_the_dequantized_base_stock_tools_compute_the_same(trained, tiny_base, registry, tmp_path, name):
+    adapter = str(trained(name))
+    base = export_base(adapter, tmp_path / "base", base=str(tiny_base), registry=registry)
+    assert base.largest_difference < 1e-4
+    wanted = Wanted(base=str(tiny_base), over=base.folder)
+    done = export_peft(adapter, tmp_path / "out", wanted, registry=registry)
+    assert (done.base, done.quantization) == (str(base.folder), {})
+    config = json.loads((done.folder / "adapter_config.json").read_text())
+    plain = AutoModelForCausalLM.from_pretrained(config["base_model_name_or_path"])
+    stock = PeftModel.from_pretrained(plain, str(done.folder))(PROBE).logits
+    ours = load_adapted(adapter, registry, base=str(tiny_base)).model(PROBE).logits
+    torch.testing.assert_close(stock, ours, rtol=1e-5, atol=1e-5)
+    assert "as a quantizer made it" in (done.folder / "README.md").read_text()
+
+
+def test_only_the_base_an_adapter_was_fitted_to_is_named(trained, tiny_base, registry, tmp_path):
+    base = export_base(str(trained("qlora")), tmp_path / "base", base=str(tiny_base), registry=registry)
+    with pytest.raises(WrongBase, match="or the same one quantized otherwise"):
+        export_peft(str(trained("irqlora")), tmp_path / "out", Wanted(over=base.folder), registry=registry)
+    with pytest.raises(ModelError, match="is no base that edgelora exported"):
+        export_peft(str(trained("qlora")), tmp_path / "out", Wanted(over=tiny_base), registry=registry)
+    with pytest.raises(ExportUnsupported, match=r"was fitted to .* as it is"):
+        export_base(str(trained("lora")), tmp_path / "none", base=str(tiny_base), registry=registry)
+    with pytest.raises(TargetExists):
+        export_base(str(trained("qlora")), tmp_path / "base", base=str(tiny_base), registry=registry)
+
+
+def test_without_torch_an_adapter_that_has_to_be_rebuilt_says_what_to_install(
+    trained, registry, tmp_path, monkeypatch
+):
+    adapter = str(trained("mtlora"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DependencyMissing, match="needs torch, which is not installed"):
+        export_peft(adapter, tmp_path / "out", registry=registry)
 
 
 def test_what_is_there_already_is_left_alone(trained, registry, tmp_path):
