@@ -35,7 +35,7 @@ STOCK_CONVERTER = os.environ.get("LLAMA_CPP_CONVERTER", "")
 CASES = [
     *(
         (name, Wanted())
-        for name in ("lora", "rslora", "patterns", "adalora", "olora", "iec", "qlora", "irqlora")
+        for name in ("lora", "rslora", "patterns", "adalora", "olora", "iec", "qlora", "irqlora", "clora")
     ),
     *(("mtlora", Wanted(task)) for task in TASKS),
 ]

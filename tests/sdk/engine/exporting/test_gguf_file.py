@@ -36,7 +36,7 @@ KINDS = {
     "ffn_down": "mlp.down_proj",
 }
 HEADS = {"attn_q": 4, "attn_k": 2}
-EXACT = ["lora", "rslora", "patterns", "adalora", "olora", "iec", "qlora", "irqlora"]
+EXACT = ["lora", "rslora", "patterns", "adalora", "olora", "iec", "qlora", "irqlora", "clora"]
 
 
 def fields(path):

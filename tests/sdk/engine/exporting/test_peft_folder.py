@@ -33,7 +33,19 @@ from edgelora.manifest import MANIFEST_NAME, read_manifest
 from edgelora.registry import Registry
 
 PROBE = torch.arange(40).view(2, 20)
-EXACT = ["lora", "rslora", "patterns", "adalora", "olora", "dora", "iec", "qlora", "qdora", "skipping"]
+EXACT = [
+    "lora",
+    "rslora",
+    "patterns",
+    "adalora",
+    "olora",
+    "dora",
+    "iec",
+    "qlora",
+    "qdora",
+    "skipping",
+    "clora",
+]
 
 
 def stock_base(plan, base):
