@@ -36,7 +36,7 @@ def edgelora_evaluators() -> Iterable[Part]:
         target="edgelora_plugins.clora.metrics:Forgetting",
         options="edgelora_plugins.clora.options:ForgettingOptions",
         summary="questions of earlier tasks that were answered before training and are not any more",
-        kit={"options": {"tasks": ["first", "second"], "samples": 4}},
+        kit={"options": {"tasks": ["first", "second"], "samples": 2, "max_new_tokens": 2}},
     )
 
 
