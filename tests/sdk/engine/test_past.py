@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_models import save_llama, save_tokenizer, write_rows
+from transformers import AutoModelForCausalLM
 
 from edgelora.engine.apply import load_adapted, probe_logits
 from edgelora.engine.base import load_base
@@ -18,13 +19,14 @@ from edgelora.engine.past_sites import past_to_load, with_past, within_rank
 from edgelora.engine.report import QuietReporter
 from edgelora.errors import (
     CombinationError,
+    FeatureRequired,
     Interrupted,
     PlanError,
     ResumeMismatch,
     TensorsMismatch,
     WrongBase,
 )
-from edgelora.manifest import read_manifest
+from edgelora.manifest import MANIFEST_NAME, manifest_bytes, read_manifest
 from edgelora.plan import make_plan, plan_from_document
 from edgelora.protocols import Factors, Site
 from edgelora.recipe import make_recipe
@@ -213,6 +215,45 @@ def test_what_is_no_one_product_is_refused(train, tiny_base, rows, registry, tmp
     with pytest.raises(CombinationError, match=problem) as caught:
         make_plan(next_recipe([first], tiny_base, rows, tmp_path), registry)
     assert "edgelora merge" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "problem"),
+    [
+        (
+            lambda component: [component, component.model_copy(update={"id": "second"})],
+            FeatureRequired,
+            "has 2 components",
+        ),
+        (
+            lambda component: [component.model_copy(update={"config": {"r": 4, "alpha": 4}})],
+            TensorsMismatch,
+            "does not say which linears it adapts",
+        ),
+    ],
+)
+def test_a_manifest_that_cannot_be_gone_on_from_is_refused(
+    train, tiny_base, rows, registry, tmp_path, change, error, problem
+):
+    first = shutil.copytree(train(**EARLIER["lora"]), tmp_path / "first")
+    manifest = read_manifest(first)
+    components = tuple(change(manifest.components[0]))
+    (first / MANIFEST_NAME).write_bytes(
+        manifest_bytes(manifest.model_copy(update={"components": components}))
+    )
+    with pytest.raises(error, match=problem) as caught:
+        make_plan(next_recipe([first], tiny_base, rows, tmp_path), registry)
+    assert "leave it out of 'past'" in caught.value.fix
+
+
+def test_stock_peft_computes_the_whole_stack(train, tiny_base, registry):
+    from peft import PeftModel
+
+    second = train([train(**EARLIER["patterns"])], derivative="clora", adapter={"rank": 3})
+    probe = torch.arange(40).view(2, 20)
+    stock = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), str(second))
+    ours = load_adapted(str(second), registry, base=str(tiny_base)).model
+    torch.testing.assert_close(ours(probe).logits, stock(probe).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_another_quantizer_is_refused(train, tiny_base, rows, registry, tmp_path):
