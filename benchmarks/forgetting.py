@@ -7,7 +7,7 @@ questions; the margin is what sequential LoRA forgets more, paired by seed, with
 the seeds.
 
 Rank, learning rate and steps are the same for both. The penalty was chosen on other seeds (``--seeds 11 12
---penalties ...``). The base model's misconception is planted: it answers decimals as versions.
+--penalties 100 300 1000``). The base model's misconception is planted: it answers decimals as versions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STUDENT = (math.inf, math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365,
 """97.5 % quantiles of Student's t for the mean of n values, by n."""
 ROWS = 2000
 ASKED = 500
-PENALTY = 1e4
+PENALTY = 1e3
 
 
 def write(questions: list[Question], path: Path) -> Path:
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--penalties", nargs="+", type=float, default=[PENALTY], help="of C-LoRA (λ)")
     parser.add_argument("--steps", type=int, default=300, help="of each task")
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=5e-3)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, a thread each")
     parser.add_argument("--out", type=Path, help="write the results here as JSON too")
     settings = parser.parse_args()

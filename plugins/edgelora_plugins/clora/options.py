@@ -18,7 +18,7 @@ class ContinualOptions(AdapterOptions):
     """Options of ``clora``."""
 
     penalty: float = Field(
-        1e4,
+        1e3,
         ge=0,
         description="Weight of the forgetting penalty (paper: λ); 0 is LoRA after LoRA. The default is ours: "
         "the right one depends on how large the earlier changes are, and the paper's is for images.",
