@@ -9,7 +9,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgelora.layers.frozen import FrozenLinear
+from edgelora.layers.embedding import frozen_part
 from edgelora.protocols import Factors
 
 
@@ -18,13 +18,12 @@ def as_started(layers: Mapping[str, nn.Module], past: Mapping[str, tuple[Factors
     """Inside, layers compute base and the adapters that came before, and nothing that was learned since.
 
     Args:
-        layers: By site name, each with one `FrozenLinear` in it.
+        layers: By site name, each with what it wraps in it.
         past: `edgelora.protocols.Evaluation.past`.
     """
     found = {site: vars(layer).get("forward") for site, layer in layers.items()}
     for site, layer in layers.items():
-        base = next(part for part in layer.modules() if isinstance(part, FrozenLinear))
-        layer.forward = partial(_start, base, past.get(site, ()))
+        layer.forward = partial(_start, frozen_part(layer), past.get(site, ()))
     try:
         yield
     finally:
@@ -34,7 +33,7 @@ def as_started(layers: Mapping[str, nn.Module], past: Mapping[str, tuple[Factors
                 layer.forward = found[site]
 
 
-def _start(base: FrozenLinear, past: tuple[Factors, ...], x: Tensor) -> Tensor:
+def _start(base: nn.Module, past: tuple[Factors, ...], x: Tensor) -> Tensor:
     y: Tensor = base(x)
     for A, B, scaling in past:
         low = functional.linear(x, A.to(x)) * scaling
