@@ -17,6 +17,8 @@ END = 0.9677083
 """Share of a normal distribution below the largest level, at every width: NF4's, which LoftQ
 (arXiv:2310.08659) keeps at 2 bits. Taken anew for fewer levels, as 0.933 and 0.854, it would put them further
 out: with less information in the codes, and more error where weights have outliers."""
+WIDEST = 4
+"""Weights that are looked up together at most."""
 SMALLEST = 1e-38
 """Below any scale that is not zero; by it a block of zeros is divided."""
 DECODED_TOGETHER = 1 << 18
@@ -78,7 +80,8 @@ class NormalFloat:
             strict=True,
         )
         for piece, stream, scale in pieces:
-            exact = piece if piece.dtype == torch.float32 else torch.empty_like(piece, dtype=torch.float32)
+            ready = piece.dtype == torch.float32 and piece.storage_offset() % WIDEST == 0
+            exact = piece if ready else torch.empty_like(piece, dtype=torch.float32)
             self._look_up(stream, exact)
             _scale(exact, scale, block_size)
             if exact is not piece:
@@ -87,11 +90,11 @@ class NormalFloat:
     def _look_up(self, stream: Tensor, out: Tensor) -> None:
         """Fill ``out``, float32 (n,), with the levels of codes, several by one look at a table."""
         table = _levels_of_words(self.bits, out.device)
-        words, each = _words(stream, self.bits), table.shape[1]
+        words, each = _words(stream, self.bits), table.itemsize // out.itemsize
         whole = len(out) // each
-        torch.index_select(table, 0, words[:whole], out=out[: whole * each].view(-1, each))
+        torch.index_select(table, 0, words[:whole], out=out[: whole * each].view(table.dtype))
         if rest := len(out) - whole * each:
-            out[-rest:] = table[words[whole]][:rest]
+            out[-rest:] = table[words[whole:]].view(out.dtype)[:rest]
 
 
 NF2, NF3 = NormalFloat(2), NormalFloat(3)
@@ -122,13 +125,19 @@ def midpoints(levels: Tensor) -> Tensor:
 
 @cache
 def _levels_of_words(bits: int, device: torch.device) -> Tensor:
-    """The levels of the codes in each word of `_words`, float32 (words, codes in a word)."""
+    """The levels of the codes in each word of `_words`, (words,).
+
+    The float32 levels of a word are one element as wide as they are together: copied as rows of a matrix they
+    take three times as long.
+    """
     together = 12 // bits if bits == 3 else 8 // bits
     with torch.device("cpu"):
         words = torch.arange(2 ** (together * bits))
         shifts = bits * torch.arange(together - 1, -1, -1)
         codes = (words[:, None] >> shifts) & (2**bits - 1)
-        return normal_levels(bits, torch.device("cpu"))[codes].to(device)
+        levels = normal_levels(bits, torch.device("cpu"))[codes]
+        wide = {2: torch.complex64, 4: torch.complex128}[together]
+        return levels.view(wide).view(-1).to(device)
 
 
 def _words(stream: Tensor, bits: int) -> Tensor:
