@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,11 +42,12 @@ class QuantizationCost:
         return found
 
 
-def _frozen_linears(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[tuple[str, FrozenLinear]]:
-    """Frozen linears by the name they have in the bare base."""
+def _frozen_linears(model: Any, layers: Mapping[str, nn.Module]) -> Iterator[tuple[str, FrozenLinear]]:
+    """Frozen linears by the name they have in the bare base, less the output head: no quantizer takes it."""
+    head = model.get_output_embeddings()
     sites = {part: site for site, layer in layers.items() for part in layer.modules()}
     for name, module in model.named_modules():
-        if isinstance(module, FrozenLinear):
+        if isinstance(module, FrozenLinear) and module is not head:
             yield sites.get(module, name), module
 
 

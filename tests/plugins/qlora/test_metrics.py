@@ -16,6 +16,13 @@ from edgelora_plugins.qlora.metrics import QuantizationCost
 SHAPE = (512, 512)
 
 
+class Model(nn.ModuleDict):
+    """Of a linear ``q``, and a head that is frozen too, as that of a mapped base is."""
+
+    def get_output_embeddings(self):
+        return self["head"]
+
+
 def measure(make, *, with_source=True):
     torch.manual_seed(0)
     linear = nn.Linear(*SHAPE, bias=False)
@@ -23,7 +30,11 @@ def measure(make, *, with_source=True):
     source = linear.weight.detach().clone()
     layer = LowRankLinear(make(linear), Site("q", 0, "q", 4, 4.0))
     read = {"q": source}.__getitem__ if with_source else None
-    run = SimpleNamespace(model=nn.ModuleDict({"q": layer}), layers={"q": layer}, source=read)
+    run = SimpleNamespace(
+        model=Model({"q": layer, "head": FrozenLinear.of(nn.Linear(512, 1000))}),
+        layers={"q": layer},
+        source=read,
+    )
     return QuantizationCost(Options())(run)
 
 
