@@ -76,7 +76,7 @@ conformance: $(READY)
 		--kind manifests --kind weights --kind directories --kind paths
 
 bench: $(READY)
-	failed=0; for name in plugins_list icq_search verify_speed packing transient_memory quantizers; do \
+	failed=0; for name in plugins_list icq_search verify_speed packing transient_memory quantizers mixed_adapters adapter_loading; do \
 		$(BIN)/python benchmarks/$$name.py --out build/bench/$$name.json || failed=1; \
 	done; exit $$failed
 

@@ -111,7 +111,7 @@ def load_adapted(
     """
     folder = locate_adapter(reference)
     manifest = check_trusted(folder)
-    place = _find_base(manifest, base, revision)
+    place = base_of(manifest, base, revision)
     registry = registry or Registry.discover()
     if record := prepared_base(place):
         for component in manifest.components:
@@ -169,7 +169,18 @@ def apply(model: Any, reference: str, registry: Registry | None = None) -> Mappi
         raise
 
 
-def _find_base(manifest: Manifest, given: str | None, revision: str | None) -> Path:
+def base_of(manifest: Manifest, given: str | None, revision: str | None = None) -> Path:
+    """The folder of an adapter's base; nothing of it is compared yet.
+
+    Args:
+        manifest: Of the adapter.
+        given: A folder or Hub id that the user named; None takes the one the manifest names, or where a base
+            with the same weights was last seen.
+        revision: Of ``given``, where that is a Hub id.
+
+    Raises:
+        BaseNotFound: It is not on this machine.
+    """
     if given is not None:
         return locate_base(given, revision)
     wanted = manifest.base

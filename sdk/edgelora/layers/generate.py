@@ -45,7 +45,7 @@ def greedy(
             chosen = order[start : start + batch_size]
             if before_batch:
                 before_batch(len(chosen))
-            texts = _continue(model, tokenizer, [encoded[index] for index in chosen], max_new_tokens)
+            texts = continue_rows(model, tokenizer, [encoded[index] for index in chosen], max_new_tokens)
             for index, text in zip(chosen, texts, strict=True):
                 answers[index] = text
     finally:
@@ -59,7 +59,12 @@ def pad_id(tokenizer: Any) -> int:
     return next(token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None)
 
 
-def _continue(model: Any, tokenizer: Any, rows: list[list[int]], max_new_tokens: int) -> list[str]:
+def continue_rows(model: Any, tokenizer: Any, rows: list[list[int]], max_new_tokens: int) -> list[str]:
+    """Continue each row of token ids with the likeliest tokens, all at the same time, in this order.
+
+    Returns:
+        The continuations without special tokens.
+    """
     longest = max(1, *(len(row) for row in rows))
     pad = pad_id(tokenizer)
     device = model.get_input_embeddings().weight.device

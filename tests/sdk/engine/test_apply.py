@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from adapter_folders import repack
 from safetensors.torch import load_file, save_file
 from tiny_models import save_llama, save_tokenizer
 from transformers import AutoModelForCausalLM
@@ -26,16 +27,8 @@ from edgelora.errors import (
 )
 from edgelora.known_bases import remember_base
 from edgelora.layers import FrozenLinear, LowRankLinear, QuantizedLinear
-from edgelora.manifest import (
-    MANIFEST_NAME,
-    Runtime,
-    describe_files,
-    manifest_bytes,
-    read_manifest,
-    tree_digest,
-)
+from edgelora.manifest import MANIFEST_NAME, Runtime, read_manifest
 from edgelora.manifest.base_identity import identify_base
-from edgelora.manifest.tensors import summarize_tensors
 from edgelora.recipe import make_recipe
 from edgelora.registry import Registry
 from edgelora.run import run
@@ -86,18 +79,6 @@ def trained(tiny_base, rows, registry, tmp_path_factory):
 
 def copy_of(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy")
-
-
-def repack(folder, **changes):
-    """Write the manifest of an edited folder anew, so that only the edit is wrong."""
-    manifest = read_manifest(folder / MANIFEST_NAME)
-    files = describe_files(folder)
-    changes |= {
-        "files": tuple(files),
-        "tree_digest": tree_digest(files),
-        "tensors": summarize_tensors(folder, files),
-    }
-    (folder / MANIFEST_NAME).write_bytes(manifest_bytes(manifest.model_copy(update=changes)))
 
 
 @pytest.mark.parametrize("name", ADAPTERS)

@@ -1,0 +1,89 @@
+"""From references to a base with several adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+
+from edgelora.engine.apply import base_of
+from edgelora.engine.base import load_base, load_tokenizer, locate_base
+from edgelora.engine.inject import plain_linears
+from edgelora.engine.linears import freeze
+from edgelora.engine.manifest_plan import plan_of
+from edgelora.engine.serving.adapter_set import AdapterSet
+from edgelora.engine.serving.base import ServedBase
+from edgelora.errors import PlanError
+from edgelora.manifest.base_files import check_base_unchanged, state_of_base
+from edgelora.manifest.base_identity import identify_base
+from edgelora.manifest.base_match import check_base
+from edgelora.plan import Plan
+from edgelora.plan.prepared import check_adapter_fits
+from edgelora.prepared import prepared_base
+from edgelora.registry import Registry
+from edgelora.signing import check_trusted
+from edgelora.transfer import locate_adapter
+
+
+def load_adapters(
+    references: Mapping[str, str],
+    registry: Registry | None = None,
+    *,
+    tasks: Mapping[str, str | None] = MappingProxyType({}),
+    base: str | None = None,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: torch.device | None = None,
+) -> AdapterSet:
+    """Load a base once, in the form the first adapter was trained over, and put the adapters beside it.
+
+    Args:
+        references: Adapter directories, pulled adapters or references into a store, by the name to call each
+            by; at least one.
+        registry: The installed plugins; where left out they are imported once an adapter may be trusted.
+        tasks: By name, of adapters that compute by task: which one each answers.
+        base: As in `edgelora.engine.apply.load_adapted`, and so are the rest.
+        revision: Of ``base``, where that is a Hub id.
+        dtype: ``auto``, ``float32`` or ``bfloat16``.
+        device: Where to load; the first GPU, or the CPU, when left out.
+
+    Raises:
+        PlanError: No adapter is named.
+        EdgeloraError: What `edgelora.engine.apply.load_adapted` and `AdapterSet.add` raise.
+    """
+    if not references:
+        raise PlanError("no adapter is named", fix="name one, or open the base alone: open_base(plan)")
+    manifest = check_trusted(locate_adapter(next(iter(references.values()))))
+    place = base_of(manifest, base, revision)
+    registry = registry or Registry.discover()
+    if record := prepared_base(place):
+        for component in manifest.components:
+            check_adapter_fits(component, record, str(place), registry)
+    plan = plan_of(manifest, registry, base=str(place), dtype=dtype)
+    check_base(manifest.base, identify_base(place), str(place))
+    adapters = open_base(plan, registry, device)
+    for name, reference in references.items():
+        adapters.add(name, reference, task=tasks.get(name))
+    return adapters
+
+
+def open_base(plan: Plan, registry: Registry, device: torch.device | None = None) -> AdapterSet:
+    """The base of a plan, quantized as the plan says, and no adapter yet.
+
+    Args:
+        plan: Names the base, the quantizer and the modules to skip; the rest of it is not looked at.
+        registry: The installed plugins.
+        device: Where to load; the first GPU, or the CPU, when left out.
+
+    Raises:
+        ModelError: The base cannot be loaded, or changed while it was.
+    """
+    place = locate_base(plan.recipe.base, plan.recipe.revision)
+    state = state_of_base(place)
+    identity = identify_base(place)
+    model, tokenizer = load_base(plan, device), load_tokenizer(place)
+    check_base_unchanged(place, state)
+    linears = {name: freeze(linear) for name, linear in plain_linears(model).items()}
+    served = ServedBase(model.eval(), tokenizer, plan, place, identity, prepared_base(place), linears)
+    return AdapterSet(served, registry)

@@ -1,0 +1,127 @@
+"""A linear whose rows may each have another low-rank adapter beside it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from edgelora.layers.frozen import FrozenLinear
+from edgelora.layers.rows import Assignment, Place, every_row
+from edgelora.protocols import Factors
+
+SLOTS = 8
+"""Adapters whose factors lie side by side. More in one product is hardly faster, and a bank has its memory
+from its first adapter on."""
+LONG = 16
+"""Tokens a row from which on a product for each run of rows is faster than one for several adapters, which
+has to bring the rows together first."""
+
+
+class RowChoice:
+    """The assignment that all segmented layers of a model follow."""
+
+    def __init__(self) -> None:
+        self.assignment: Assignment = every_row(None)
+
+
+class FactorBank:
+    """Factors of several adapters of one rank, side by side: A (slots, rank, in) and B (slots, out, rank).
+
+    B has the adapter's scaling in it.
+    """
+
+    def __init__(self, rank: int, base: FrozenLinear, like: Tensor) -> None:
+        self.A = like.new_empty(SLOTS, rank, base.in_features)
+        self.B = like.new_empty(SLOTS, base.out_features, rank)
+        self.adapters: list[str | None] = [None] * SLOTS
+
+
+class SegmentedLinear(nn.Module):
+    """y = base(x), and for rows of adapter a + scaling_a · B_a A_a x. Inference only: nothing here learns.
+
+    Putting an adapter in copies its factors to a free slot of a bank; no module is built or moved. Rows of
+    the base, and those of adapters that leave this linear alone, get the base's output bit for bit.
+
+    Args:
+        base: The frozen layer.
+        choice: Which adapter the rows are of; shared by all layers of a model.
+        like: An empty tensor of the dtype and on the device of the inputs.
+    """
+
+    def __init__(self, base: FrozenLinear, choice: RowChoice, like: Tensor) -> None:
+        super().__init__()
+        self.base = base
+        self.choice = choice
+        self.like = like
+        self.banks: list[FactorBank] = []
+        self.places: dict[str, Place] = {}
+
+    @torch.no_grad()
+    def put(self, adapter: str, factors: Factors) -> None:
+        """Copy an adapter's factors, A (rank, in) and B (out, rank), of any dtype and device."""
+        place = self._free_place(len(factors.A))
+        bank = self.banks[place.bank]
+        bank.A[place.slot].copy_(factors.A)
+        bank.B[place.slot].copy_(factors.B.float() * factors.scaling)
+        bank.adapters[place.slot] = adapter
+        self.places[adapter] = place
+
+    def drop(self, adapter: str) -> None:
+        """Forget an adapter; a bank that is empty then gives its memory back, if it is the last."""
+        place = self.places.pop(adapter)
+        self.banks[place.bank].adapters[place.slot] = None
+        while self.banks and not any(self.banks[-1].adapters):
+            self.banks.pop()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, ..., in) -> (rows, ..., out), in the dtype of the input."""
+        assignment = self.choice.assignment
+        y: Tensor = self.base(x)
+        if self.places.keys().isdisjoint(assignment.adapters):
+            return y
+        y = y.contiguous()
+        assignment.check(x)
+        if assignment.names is None:
+            self._add(x, y, assignment.adapters[0])
+        elif math.prod(x.shape[1:-1]) >= LONG:
+            for adapter, start, stop in assignment.runs:
+                if adapter in self.places:
+                    self._add(x[start:stop], y[start:stop], adapter)
+        else:
+            self._add_together(x, y, assignment)
+        return y
+
+    def _add(self, x: Tensor, y: Tensor, adapter: str) -> None:
+        """Add what one adapter makes of ``x`` to ``y``, in place."""
+        bank, slot = self.places[adapter]
+        A, B = self.banks[bank].A[slot], self.banks[bank].B[slot]
+        _flat(y).addmm_(torch.mm(_flat(x), A.T), B.T)
+
+    def _add_together(self, x: Tensor, y: Tensor, assignment: Assignment) -> None:
+        """The same with one product for all adapters in a stretch of slots."""
+        for product in assignment.products(self.places):
+            bank = self.banks[product.bank]
+            A, B = bank.A[product.slots].transpose(1, 2), bank.B[product.slots].transpose(1, 2)
+            if product.rows is not None:
+                own = y[product.rows].view(len(A), -1, y.shape[-1])
+                own.baddbmm_(torch.bmm(x[product.rows].reshape(len(A), -1, x.shape[-1]), A), B)
+                continue
+            some = x.index_select(0, product.taken).view(len(A), -1, x.shape[-1])
+            change = torch.bmm(torch.bmm(some, A), B).view(len(product.taken), *y.shape[1:])
+            if product.kept is not None:
+                change = change.index_select(0, product.kept)
+            y.index_add_(0, product.given, change)
+
+    def _free_place(self, rank: int) -> Place:
+        for number, bank in enumerate(self.banks):
+            if bank.A.shape[1] == rank and None in bank.adapters:
+                return Place(number, bank.adapters.index(None))
+        self.banks.append(FactorBank(rank, self.base, self.like))
+        return Place(len(self.banks) - 1, 0)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """(..., n) as (rows, n), sharing memory where it is contiguous."""
+    return x.reshape(-1, x.shape[-1])
