@@ -28,7 +28,7 @@ from edgelora.manifest import (
     summarize_tensors,
     tree_digest,
 )
-from edgelora.verify import check, read_verified, verify
+from edgelora.verify import check, check_and_read, read_verified, verify
 
 ONES = "sha256:" + "1" * 64
 WEIGHTS = "adapter_model.safetensors"
@@ -356,6 +356,17 @@ def test_verified_bytes_are_the_bytes_that_were_hashed(folder: Path) -> None:
     manifest = check(folder)
     assert read_verified(folder, manifest, WEIGHTS) == tensors()
     assert read_verified(folder, manifest, "docs/empty.txt") == b""
+
+
+def test_weights_are_read_once_for_the_check_and_for_use(folder: Path) -> None:
+    manifest, weights = check_and_read(folder)
+    assert manifest == check(folder)
+    assert weights == {WEIGHTS: read_verified(folder, manifest, WEIGHTS)}
+    damaged = bytearray(weights[WEIGHTS])
+    damaged[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(damaged)
+    with pytest.raises(DigestMismatch):
+        check_and_read(folder)
 
 
 def test_bytes_that_changed_after_the_check_are_not_returned(folder: Path) -> None:

@@ -239,10 +239,20 @@ def read_tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
 
 def read_file(folder: Path, manifest: Manifest) -> tuple[str, dict[str, Tensor]]:
     """The name of the weights file, and its tensors by their names in it; raises as `read_tensors`."""
+    name = weights_file(manifest)
+    return name, load(read_verified(folder, manifest, name))
+
+
+def weights_file(manifest: Manifest) -> str:
+    """The name of an adapter's weights file, in PEFT's form or its own.
+
+    Raises:
+        TensorsMismatch: The manifest's component lists neither.
+    """
     listed = manifest.components[0].files
     for name in (WEIGHTS_NAME, NATIVE_NAME):
         if name in listed:
-            return name, load(read_verified(folder, manifest, name))
+            return name
     raise TensorsMismatch(
         f"adapter {manifest.identity.name} lists neither {WEIGHTS_NAME} nor {NATIVE_NAME}",
         fix="upgrade edgelora, or ask its publisher",

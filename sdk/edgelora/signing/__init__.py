@@ -21,7 +21,7 @@ from edgelora.signing.policy import (
     read_policy,
 )
 from edgelora.signing.signer import Signed, give_identity, read_signature_file, sign
-from edgelora.signing.trusted import check_trusted, judge_folder, signature_findings
+from edgelora.signing.trusted import check_trusted, judge_folder, signature_findings, trusted_weights
 from edgelora.signing.trusting import fingerprint_named, key_named, revoke, trust
 
 __all__ = [
@@ -62,4 +62,5 @@ __all__ = [
     "sign",
     "signature_findings",
     "trust",
+    "trusted_weights",
 ]

@@ -10,7 +10,7 @@ from edgelora.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME,
 from edgelora.signing.judge import Judgement, judge
 from edgelora.signing.policy import TrustPolicy, read_policy
 from edgelora.signing.signer import name_of, read_signature_file
-from edgelora.verify import Finding, check
+from edgelora.verify import Finding, check, check_and_read
 
 
 def check_trusted(folder: Path, policy: TrustPolicy | None = None) -> Manifest:
@@ -30,7 +30,20 @@ def read_trusted(folder: Path, policy: TrustPolicy | None = None) -> tuple[bytes
     Raises:
         EdgeloraError: What `edgelora.verify.check` or `judge` finds.
     """
-    manifest = check(folder)
+    return _trusted(folder, check(folder), policy)
+
+
+def trusted_weights(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
+    """As `check_trusted`, with the bytes of the safetensors files that were verified, by path.
+
+    Raises:
+        EdgeloraError: As `read_trusted`.
+    """
+    manifest, weights = check_and_read(folder)
+    return _trusted(folder, manifest, None)[1], weights
+
+
+def _trusted(folder: Path, manifest: Manifest, policy: TrustPolicy | None) -> tuple[bytes, Manifest]:
     data, signed = _manifest_of(folder)
     if signed != manifest:
         raise DigestMismatch(

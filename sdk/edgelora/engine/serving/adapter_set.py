@@ -20,7 +20,7 @@ from edgelora.layers.segmented import RowChoice, SegmentedLinear
 from edgelora.manifest import Manifest
 from edgelora.protocols import Factors
 from edgelora.registry import Registry
-from edgelora.signing import check_trusted
+from edgelora.signing import trusted_weights
 from edgelora.transfer import locate_adapter
 
 
@@ -230,9 +230,9 @@ class AdapterSet:
 
     def _read(self, reference: str, task: str | None) -> tuple[ServedAdapter, dict[str, Factors]]:
         folder = locate_adapter(reference)
-        manifest = check_trusted(folder)
+        manifest, weights = trusted_weights(folder)
         plan = self.base.plan_for(manifest, self.registry)
-        factors = read_factors(folder, manifest, plan, self.base, task=task)
+        factors = read_factors(manifest, weights, plan, self.base, task=task)
         ranks = {site: len(each.A) for site, each in factors.items()}
         numbers = sum(each.A.numel() + each.B.numel() for each in factors.values())
         size = numbers * self.base.dtype.itemsize

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from edgelora.capabilities import AdaptsModel, Additive, CrossSite, LowRank
-from edgelora.engine.apply import Adapted, check_tensors, load_tensors, read_tensors
+from edgelora.engine.apply import Adapted, check_tensors, load_tensors, weights_file
 from edgelora.engine.inject import choose_sites, inject
 from edgelora.engine.past_sites import past_to_load
+from edgelora.engine.peft_format import WEIGHTS_NAME, from_peft
 from edgelora.engine.serving.base import ServedBase
 from edgelora.errors import CombinationError, NoEffect
 from edgelora.layers import FrozenLinear, factors_are_exact
@@ -24,16 +25,16 @@ from edgelora.protocols import Factors
 
 @torch.no_grad()
 def read_factors(
-    folder: Path, manifest: Manifest, plan: Plan, base: ServedBase, *, task: str | None
+    manifest: Manifest, weights: Mapping[str, bytes], plan: Plan, base: ServedBase, *, task: str | None
 ) -> dict[str, Factors]:
-    """The factors of an adapter by site, from the very bytes that were verified.
+    """The factors of an adapter by site, from its verified bytes.
 
     Plain LoRA in PEFT's form is factors already. For any other adapter its layers are built beside the base's
     linears, without taking their place in the model, and asked once.
 
     Args:
-        folder: The adapter directory.
-        manifest: As `edgelora.signing.check_trusted` returned it.
+        manifest: Of the adapter.
+        weights: The bytes of its safetensors files by path; see `edgelora.signing.trusted_weights`.
         plan: That rebuilds the adapter over ``base``.
         base: What it will work over.
         task: Of an adapter that computes by task: which one.
@@ -44,12 +45,14 @@ def read_factors(
         TensorsMismatch: Its tensors do not fit.
         NoEffect: It changes nothing.
     """
-    tensors = read_tensors(folder, manifest)
+    file = weights_file(manifest)
+    tensors = load(weights[file])
     _refuse_embeddings(manifest, base)
     if is_plain_lora(manifest.components[0]):
-        factors = _plain(tensors, manifest, plan, base.linears)
+        factors = _plain(from_peft(tensors), manifest, plan, base.linears)
         Adapted(base.model, base.tokenizer, {}, manifest, plan).route(task)
     else:
+        tensors = from_peft(tensors) if file == WEIGHTS_NAME else tensors
         factors = _of_layers(tensors, manifest, plan, base, task)
     if not any(_changes(each) for each in factors.values()):
         raise NoEffect(

@@ -102,7 +102,7 @@ def test_an_adapter_in_use_is_not_removed(adapters):
     ("name", "reason"),
     [
         ("dora", r"q_proj is no low-rank product \(DoraLinear\)"),
-        ("embedding", r"it changes model\.embed_tokens, and of embeddings"),
+        ("embedding", r"the embedding model\.embed_tokens, and only linears tell rows apart"),
     ],
 )
 def test_what_rows_cannot_share_is_refused_with_its_reason(adapters, served, name, reason):
