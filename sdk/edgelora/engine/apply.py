@@ -12,6 +12,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from edgelora.capabilities import StockPeft, TaskAware
+from edgelora.engine.adapter_base import base_of
 from edgelora.engine.base import load_base, load_tokenizer, locate_base
 from edgelora.engine.inject import adapter_tensors, inject, is_named, plain_linears, replace_module
 from edgelora.engine.linears import quantize_linear, unfrozen
@@ -21,15 +22,12 @@ from edgelora.engine.past_sites import past_to_load
 from edgelora.engine.peft_format import WEIGHTS_NAME, from_peft
 from edgelora.engine.whole_model import WholeModel, adapted_model
 from edgelora.errors import (
-    BaseNotFound,
     EdgeloraError,
     ModelError,
     NoEffect,
-    OfflineNotCached,
     PlanError,
     TensorsMismatch,
 )
-from edgelora.known_bases import recall_base
 from edgelora.layers import frozen_part
 from edgelora.manifest import Manifest
 from edgelora.manifest.base_files import check_base_unchanged, state_of_base
@@ -167,32 +165,6 @@ def apply(model: Any, reference: str, registry: Registry | None = None) -> Mappi
         for frozen, linear in originals.items():
             replace_module(model, frozen, linear)
         raise
-
-
-def base_of(manifest: Manifest, given: str | None, revision: str | None = None) -> Path:
-    """The folder of an adapter's base; nothing of it is compared yet.
-
-    Args:
-        manifest: Of the adapter.
-        given: A folder or Hub id that the user named; None takes the one the manifest names, or where a base
-            with the same weights was last seen.
-        revision: Of ``given``, where that is a Hub id.
-
-    Raises:
-        BaseNotFound: It is not on this machine.
-    """
-    if given is not None:
-        return locate_base(given, revision)
-    wanted = manifest.base
-    try:
-        return locate_base(wanted.repo, wanted.revision)
-    except (BaseNotFound, OfflineNotCached) as error:
-        if remembered := recall_base(wanted, manifest.components[0].parts.get("quantizer")):
-            return remembered
-        raise BaseNotFound(
-            f"the adapter's base {wanted.repo!r} is neither a folder here nor in the Hub's cache",
-            fix="name its folder: --base FOLDER",
-        ) from error
 
 
 def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> Mapping[str, nn.Module]:

@@ -82,7 +82,7 @@ def _plain(
 
 def _refuse_embeddings(manifest: Manifest, base: ServedBase) -> None:
     embeddings = [name for name, part in base.model.named_modules() if isinstance(part, nn.Embedding)]
-    for name in manifest.components[0].config["targetModules"]:
+    for name in manifest.components[0].config.get("targetModules", ()):
         if name in embeddings:
             raise _alone(
                 manifest.identity.name, f"it changes the embedding {name}, and only linears tell rows apart"

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import torch
 
-from edgelora.engine.apply import base_of
+from edgelora.engine.adapter_base import base_of
 from edgelora.engine.base import load_base, load_tokenizer, locate_base
 from edgelora.engine.inject import plain_linears
 from edgelora.engine.linears import freeze
