@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from edgelora.capabilities import MergesBias
-from edgelora.engine.apply import Adapted, load_adapted, probe_logits
-from edgelora.engine.base import no_progress_bar
+from edgelora.engine.apply import Adapted, load_adapted, probe_logits, take_off
+from edgelora.engine.base import load_base, no_progress_bar
 from edgelora.engine.biases import make_room_for_biases
 from edgelora.engine.embeddings import untie
 from edgelora.engine.inject import replace_module
@@ -68,6 +68,16 @@ def load_to_merge(
     except ModelError:
         # Of some architectures transformers renames the tensors, which takes them into memory.
         return load()
+
+
+def load_unadapted(reference: str, registry: Registry | None = None, *, base: str | None = None) -> Adapted:
+    """The base of an adapter alone, as `load_to_merge` loads it: `merge` then writes that base."""
+    adapted = load_to_merge(reference, registry, base=base)
+    if isinstance(adapted.layers, WholeModel):
+        # Nobody knows how to undo what was done to it.
+        return replace(adapted, model=load_base(adapted.plan), layers={})
+    take_off(adapted.model, adapted.layers)
+    return replace(adapted, layers={})
 
 
 def merge(

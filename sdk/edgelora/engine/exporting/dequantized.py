@@ -71,14 +71,11 @@ def export_base(
         )
     import torch
 
-    from edgelora.engine.apply import take_off
-    from edgelora.engine.merge import load_to_merge, merge
+    from edgelora.engine.merge import load_unadapted, merge
 
-    adapted = load_to_merge(reference, registry, base=base)
-    take_off(adapted.model, adapted.layers)
-    adapted.layers.clear()
+    bare = load_unadapted(reference, registry, base=base)
     record = json.dumps(_record(source), indent=2, sort_keys=True) + "\n"
-    done = merge(adapted, out.absolute(), getattr(torch, dtype), {RECORD_NAME: record.encode()})
+    done = merge(bare, out.absolute(), getattr(torch, dtype), {RECORD_NAME: record.encode()})
     return ExportedBase(out, source.name, source.manifest.base.repo, part.name, done.largest_difference)
 
 

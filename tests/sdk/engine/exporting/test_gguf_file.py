@@ -152,6 +152,7 @@ def test_rows_are_reordered_as_the_halves_of_each_head_in_turns():
     ("name", "problem"),
     [
         ("dora", r"holds base_model\.model\..*lora_magnitude_vector, and a GGUF adapter holds pairs"),
+        ("ia3", r"holds base_model\.model\..*ia3_l, and a GGUF adapter holds pairs"),
         ("summed", "is neither one low-rank product"),
     ],
 )
