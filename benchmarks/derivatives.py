@@ -37,8 +37,8 @@ DERIVATIVES: dict[str, dict[str, Any]] = {
     "irqlora": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 2e-3},
     # Without a past it is LoRA, and its penalty is 0; benchmarks/forgetting.py has what it is for.
     "clora": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 5e-3},
-    "gradient-importance": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 5e-3},
-    "accuracy-scaled": {"adapter": {"rank": 16, "alpha": 32}, "by_task": True, "learning_rate": 5e-3},
+    "gradient-importance": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 1e-3},
+    "accuracy-scaled": {"adapter": {"rank": 16, "alpha": 32}, "by_task": True, "learning_rate": 2e-3},
 }
 PAPER = {
     "lora": ("-", "-"),
