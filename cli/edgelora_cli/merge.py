@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edgelora_cli.commands import Command, threads_option
-from edgelora_cli.console import emit, note
+from edgelora_cli.console import emit, note, warn
 
 
 @click.command(
@@ -25,9 +25,20 @@ from edgelora_cli.console import emit, note
     "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
 )
 @click.option("--task", help="Of an adapter that computes by task: whose answers to fold in.")
+@click.option(
+    "--approximate",
+    metavar="WAY",
+    help="How to fold an adapter that no weight computes exactly, such as by_input_norm; tells the error.",
+)
 @threads_option
 def merge(
-    adapter: str, base: str | None, out: Path, dtype: str, task: str | None, threads: int | None
+    adapter: str,
+    base: str | None,
+    out: Path,
+    dtype: str,
+    task: str | None,
+    approximate: str | None,
+    threads: int | None,
 ) -> None:
     """Write a model folder that answers as the base with the adapter does, for runtimes without adapters."""
     from edgelora_cli.dependencies import need_train_extra
@@ -36,6 +47,7 @@ def merge(
 
     import torch
 
+    from edgelora.engine.approximating import approximate as put_products
     from edgelora.engine.merge import load_to_merge
     from edgelora.engine.merge import merge as fold
     from edgelora_cli.models import use_threads
@@ -43,15 +55,23 @@ def merge(
     use_threads(threads)
     adapted = load_to_merge(adapter, base=base)
     adapted.route(task)
+    error = None if approximate is None else put_products(adapted, approximate)
     merged = fold(adapted, out.absolute(), getattr(torch, dtype))
     document = {
         "folder": str(merged.folder),
         "adapter": adapter,
         "dtype": dtype,
         "base_quantizer": merged.quantizer,
+        "approximate": approximate,
+        "merge_error": error,
         "largest_logit_difference": merged.largest_difference,
     }
     emit(document, f"merged model: {out} ({dtype}, logits differ by at most {merged.largest_difference:.1e})")
+    if error is not None:
+        warn(
+            f"folded {approximate}: on a probe the merged model is off by {error:.1%} of what the adapter "
+            "changes, before rounding"
+        )
     if merged.quantizer:
         note(
             f"the adapter was fitted to the base as {merged.quantizer} quantizes it, and written are those "

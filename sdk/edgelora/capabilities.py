@@ -114,10 +114,23 @@ class TaskAware(Protocol):
 
 @runtime_checkable
 class CrossSite(Protocol):
-    """Reads another site's input; gradient checkpointing must be non-reentrant, streaming is refused."""
+    """Reads sites before it in the same forward, by an `edgelora.layers.relay.Relay`; is never streamed."""
 
     def neighbours(self) -> tuple[str, ...]:
         """Names of the sites it reads."""
+        ...
+
+
+@runtime_checkable
+class ApproximatelyLowRank(Protocol):
+    """Has factors that come near what it computes; nothing takes them unasked, or tells no error."""
+
+    def approximations(self) -> tuple[str, ...]:
+        """Names of the ways to have them, the same in all layers of an adapter."""
+        ...
+
+    def approximate_factors(self, way: str) -> Factors:
+        """ΔW ≈ scaling · B A; raises `ExportUnsupported` where the layer has not seen what the way takes."""
         ...
 
 
@@ -260,9 +273,9 @@ def clashes(obj: object) -> list[str]:
 ABILITIES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        Additive, LowRank, Mergeable, MergesBias, HasAuxLosses, Prunable, Nested, TaskAware, CrossSite,
-        AdaptsModel, StockPeft, WantsSource, WrapsEmbeddings, NamesTargets, Calibrated, HasPast,
-        ParameterGroups, Exportable, StockQuantization, StockTensors,
+        Additive, LowRank, ApproximatelyLowRank, Mergeable, MergesBias, HasAuxLosses, Prunable, Nested,
+        TaskAware, CrossSite, AdaptsModel, StockPeft, WantsSource, WrapsEmbeddings, NamesTargets, Calibrated,
+        HasPast, ParameterGroups, Exportable, StockQuantization, StockTensors,
     )
 }  # fmt: skip
 """Capability protocols by name, as `edgelora.parts.Part.abilities` spells them."""

@@ -31,6 +31,9 @@ CLOSED_FORMS = {
     "dora": (LORA + per_layer(lambda out, into: out), {}),
     "svd": (LORA + SITES * RANK, {}),
     "iec": (LORA + SITES * 2, {}),
+    "input-shortcut": (LORA, {}),
+    "block-shortcut": (LORA, {"pre_num": -1}),
+    "middle-shortcut": (LORA, {}),
     "task-lora": (
         per_layer(lambda out, into: (8 + 3 * 4) * (out + into)),
         {"rank": 8, "task_rank": 4},
@@ -46,6 +49,9 @@ OF_ONE_LAYER = {
     "svd": (98_316, {"rank": 12}),
     "dora": (69_632, {"rank": 8}),
     "iec": (65_538, {"rank": 8}),
+    "input-shortcut": (65_536, {"rank": 8}),
+    "block-shortcut": (65_536, {"rank": 8}),
+    "middle-shortcut": (65_536, {"rank": 8}),
     "task-lora": (163_840, {"rank": 8, "task_rank": 4}),
 }
 

@@ -7,16 +7,19 @@ from torch import nn
 from torch.nn import functional
 
 from edgelora import Options
+from edgelora.capabilities import ApproximatelyLowRank
 from edgelora.errors import ExportUnsupported
 from edgelora.layers import FrozenEmbedding, FrozenLinear, frozen_part, merge_bias_into, merge_into, over
 from edgelora.protocols import Evaluation, Measurement
+from edgelora_plugins.baseline.approximation import approximation_errors
 
 
 class MergeError:
     """Largest difference that folding a layer into one weight makes, relative to the change it folds.
 
     Where nothing was changed it is relative to the output. Computed in float32: what is measured is the
-    method, not the rounding of a 16-bit model.
+    method, not the rounding of a 16-bit model. An adapter that folds only approximately is measured as a
+    whole, in each of the ways it names; see `approximation_errors`.
     """
 
     def __init__(self, options: Options) -> None:
@@ -25,6 +28,8 @@ class MergeError:
     @torch.no_grad()
     def __call__(self, run: Evaluation) -> dict[str, Measurement]:
         """``"<task>.merge_error"``; n counts layers. Nothing where a layer cannot be folded."""
+        if any(isinstance(layer, ApproximatelyLowRank) for layer in run.layers.values()):
+            return approximation_errors(run)
         measurements = {}
         for number, task in enumerate(run.tasks if run.layers else ()):
             run.route(task)

@@ -120,20 +120,25 @@ def _modes_of_its_factors(layer: nn.Module, stand_ins: Mapping[int, FrozenLinear
         return ()
     if any(parameter.is_meta for parameter in layer.parameters()):
         return BOTH  # only rehearsed: believed
-    # A copy, for a forward may count, or keep averages.
-    tried = copy.deepcopy(layer, dict(stand_ins)).to("cpu", torch.float32)
+    # A copy, for a forward may count, or keep averages. With it come the layers whose factors it reads.
+    copies: dict[int, Any] = dict(stand_ins)
+    tried = copy.deepcopy(layer, copies)
+    learned: dict[nn.Parameter, None] = {}
+    for original, part in copies.items():
+        if isinstance(part, nn.Module) and original not in stand_ins:
+            part.to("cpu", torch.float32)
+            learned |= {parameter: None for parameter in part.parameters() if parameter.requires_grad}
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for parameter in tried.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data + STEP * torch.randn_like(parameter)
-        return tuple(mode for mode in BOTH if _is_its_factors(tried.train(mode)))
+        for parameter in learned:
+            parameter.data = parameter.data + STEP * torch.randn_like(parameter)
+        return tuple(mode for mode in BOTH if _is_its_factors(tried.train(mode), list(learned)))
 
 
-def _is_its_factors(layer: nn.Module) -> bool:
+def _is_its_factors(layer: nn.Module, learned: list[nn.Parameter]) -> bool:
     base = next(part for part in layer.modules() if isinstance(part, FrozenLinear))
     x = torch.randn(2, 2, base.in_features, requires_grad=True)
-    inputs = [x, *(parameter for parameter in layer.parameters() if parameter.requires_grad)]
+    inputs = [x, *learned]
     try:
         computed = layer(x)
         A, B, scaling = layer.factors()

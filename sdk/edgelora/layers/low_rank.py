@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgelora.capabilities import Additive, LowRank, Mergeable, MergesBias
+from edgelora.capabilities import Additive, ApproximatelyLowRank, LowRank, Mergeable, MergesBias
 from edgelora.errors import ExportUnsupported
 from edgelora.layers.embedding import FrozenEmbedding, frozen_part
 from edgelora.layers.frozen import FrozenLinear
@@ -146,6 +146,12 @@ def merge_into(layer: nn.Module, weight: Tensor, name: str = "this layer") -> Te
         A, B, scaling = layer.factors()
         change = (B.float() @ A.float()).mul_(scaling).to(weight.device)
         return change.add_(weight).to(weight.dtype)
+    if isinstance(layer, ApproximatelyLowRank):
+        raise ExportUnsupported(
+            f"{name} is a {type(layer).__name__}, which no single weight computes exactly",
+            fix="apply the adapter unmerged: edgelora generate --adapter, or fold it with an error that is "
+            f"measured: edgelora merge --approximate {' | '.join(layer.approximations())}",
+        )
     raise ExportUnsupported(
         f"{name} is a {type(layer).__name__}, which cannot be folded into one weight",
         fix="apply the adapter unmerged: edgelora generate --adapter",

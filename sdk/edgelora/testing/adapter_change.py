@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgelora.capabilities import Additive, Exportable, LowRank, Mergeable
+from edgelora.capabilities import Additive, ApproximatelyLowRank, Exportable, LowRank, Mergeable
 from edgelora.engine.hot_path import use_own_forwards, uses_hot_path
 from edgelora.engine.published import has_stock_base, peft_form
 from edgelora.layers import FrozenLinear, merge_bias_into, merge_into
@@ -121,6 +121,30 @@ class ChangeChecks(AdapterBench):
                         bias = merge_bias_into(layer, None if base.bias is None else base.bias.float())
                         merged = functional.linear(x, folded, bias)
                     self._require_close(merged - plain, y - plain, y, where)
+
+    def test_its_approximations_are_factors(self) -> None:
+        """ApproximatelyLowRank: each way gives finite factors that fit; how near they come is told."""
+        self.skip_unless(ApproximatelyLowRank)
+        for subject in self.trained():
+            subject.model.eval()
+            far: dict[str, float] = {}
+            for site, (x, y) in subject.observe(subject.batch()).items():
+                layer, base = subject.layers[site], subject.base_of(site)
+                for way in layer.approximations() if isinstance(layer, ApproximatelyLowRank) else ():
+                    A, B, scaling = layer.approximate_factors(way)
+                    fits = A.shape[0] == B.shape[1] and A.isfinite().all() and B.isfinite().all()
+                    require(
+                        fits and (B.shape[0], A.shape[1]) == (base.out_features, base.in_features),
+                        f"{self.over(subject)} {way} gives {site} an A of {tuple(A.shape)} and a B of "
+                        f"{tuple(B.shape)}; give finite ones of (rank, {base.in_features}) and "
+                        f"({base.out_features}, rank)",
+                    )
+                    with torch.no_grad():
+                        change = y - base(x)
+                        error = distance(scaling * (x @ A.to(x.dtype).T @ B.to(x.dtype).T), change)
+                    far[way] = max(far.get(way, 0.0), error)
+            told = ", ".join(f"{way} {error:.0%}" for way, error in far.items())
+            self.note("its_approximations_are_factors", f"off by at most {told} of a layer's change")
 
     def test_stock_peft_computes_what_is_published(self) -> None:
         """Where a stranger would load it with PEFT, PEFT's LoRA layer computes what the layer computes."""

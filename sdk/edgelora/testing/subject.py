@@ -18,6 +18,7 @@ from edgelora.capabilities import Calibrated, HasAuxLosses, LowRank, TaskAware
 from edgelora.engine.apply import probe_logits
 from edgelora.engine.base import load_base
 from edgelora.engine.batches import PaddedBatches
+from edgelora.engine.checkpointing import enable_checkpointing
 from edgelora.engine.conditions import seed_everything
 from edgelora.engine.data import Dataset, Row, collate
 from edgelora.engine.inject import inject, trainable_parameters
@@ -159,12 +160,15 @@ class Subject:
         hooks.get("after_update", _nothing)(step)
         optimizer.zero_grad(set_to_none=True)
 
-    def gradients(self, batch: Batch) -> dict[str, Tensor]:
-        """Of the adapter's parameters in training mode; none stay behind."""
-        seed_everything(self.plan.recipe.train.seed, step=0)
+    def gradients(self, *batches: Batch) -> dict[str, Tensor]:
+        """Of the adapter's parameters in training mode; none stay behind. All forwards come first."""
         self.model.train()
         own = trainable_parameters(self.layers)
-        self.loss(batch).backward()
+        losses = []
+        for batch in batches:
+            seed_everything(self.plan.recipe.train.seed, step=0)
+            losses.append(self.loss(batch))
+        torch.stack(losses).sum().backward()
         found = {
             name: torch.zeros_like(each) if each.grad is None else each.grad for name, each in own.items()
         }
@@ -263,13 +267,13 @@ def base_tensors(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str,
 
 @contextmanager
 def checkpointed(model: Any) -> Iterator[None]:
-    """With non-reentrant gradient checkpointing, as runs that ask for it."""
-    with warnings.catch_warnings():  # renamed in transformers 5.2x; the old names live until 6
-        warnings.simplefilter("ignore", FutureWarning)
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        try:
-            yield
-        finally:
+    """With gradient checkpointing, as runs that ask for it."""
+    enable_checkpointing(model)
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings():  # renamed in transformers 5.2x; the old name lives until 6
+            warnings.simplefilter("ignore", FutureWarning)
             model.gradient_checkpointing_disable()
 
 

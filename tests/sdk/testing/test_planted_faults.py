@@ -95,6 +95,7 @@ def test_the_fault_of_a_whole_plugin_is_found(environment, check):
 SOUND = [
     ("adapter", "SoundlyExported"),
     ("adapter", "Nested"),
+    ("adapter", "Relays"),
     ("quantizer", "Inexpressible"),
     ("quantizer", "two-bits"),
     ("rank_scheduler", "nests"),

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from edgelora.capabilities import Exportable, LowRank, Mergeable, Nested, TaskAware
+from edgelora.capabilities import ApproximatelyLowRank, Exportable, LowRank, Mergeable, Nested, TaskAware
 from edgelora.engine.apply import load_tensors, read_tensors
 from edgelora.engine.base import load_base
 from edgelora.engine.component import peft_shape
@@ -147,11 +147,14 @@ def _no_form(source: Source, layers: Mapping[str, nn.Module]) -> ExportUnsupport
         for site, layer in layers.items()
         if not (isinstance(layer, LowRank) and factors_are_exact(layer))
     )
-    folds = all(isinstance(layer, LowRank | Mergeable) for layer in layers.values())
+    fold = f"edgelora merge --adapter {source.folder} --out DIR"
+    if isinstance(strange[1], ApproximatelyLowRank):
+        fold += f" --approximate {' | '.join(strange[1].approximations())}, which tells the error"
+    folds = all(isinstance(layer, LowRank | Mergeable | ApproximatelyLowRank) for layer in layers.values())
     return ExportUnsupported(
         f"what adapter {source.name} computes at {strange[0]} ({type(strange[1]).__name__}) is neither one "
         "low-rank product nor anything else that stock PEFT computes",
-        fix=f"fold it into its base: edgelora merge --adapter {source.folder} --out DIR"
+        fix=f"fold it into its base: {fold}"
         if folds
         else f"apply it with edgelora: edgelora generate --adapter {source.folder}",
     )
