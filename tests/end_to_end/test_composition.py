@@ -103,7 +103,7 @@ def train(plan, name):
         checkpoint = job.begin(resume=False, overwrite=False)
         dataset = job.load_data()
         model = job.load_base()
-        layers = job.inject(model)
+        model, layers = job.inject(model)
         job.train(model, layers, dataset, checkpoint)
         logits = {}
         routed = [layer for layer in layers.values() if isinstance(layer, TaskAware)]

@@ -45,7 +45,8 @@ class PeftAdapter:
         """The model itself where PEFT replaced modules in it, and PEFT's model where that computes more."""
         # Kept, for nothing else could take their places in memory, and be taken for them.
         self._base = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-        before = [(name, tensor, _glimpse(tensor)) for name, tensor in model.named_parameters()]
+        weights = [each for each in model.named_parameters() if not each[1].is_meta]
+        before = [(name, tensor, _glimpse(tensor)) for name, tensor in weights]
         with _described_weights(model):
             self.tuned = get_peft_model(model, self.config)
         if moved := [name for name, tensor, seen in before if not torch.equal(_glimpse(tensor), seen)]:
@@ -141,7 +142,7 @@ def _buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _glimpse(weight: Tensor) -> Tensor:
     """A few of its numbers, on the CPU."""
-    return torch.zeros(0) if weight.is_meta else weight.detach().flatten()[:64].to("cpu", copy=True)
+    return weight.detach().flatten()[:64].to("cpu", copy=True)
 
 
 def _count_positions_by_mask(tuned: PeftModel) -> None:

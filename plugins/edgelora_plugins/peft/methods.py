@@ -34,6 +34,7 @@ class Method:
 
 _VIRTUAL = "it reads learned tokens before each row from the start"
 _ASKS_FOR_TASKS = "each forward must be told the tasks of its rows in PEFT's own way: use mtlora"
+_RANDOM = "PEFT starts it at random numbers"
 _SMALL_RANK = {"r": 4}
 _SMALL_PROMPT = {"num_virtual_tokens": 4}
 
@@ -50,12 +51,13 @@ METHODS: Mapping[str, Method] = {
     "adaption-prompt": Method(
         "LLaMA-Adapter: gated learned tokens in the attention of the last blocks",
         "arXiv:2303.16199",
-        small={"adapter_len": 4, "adapter_layers": 1},
-        reads_weights=True,
+        unusable="PEFT computes it over a base in float32 alone: use peft:prefix-tuning",
     ),
     "beft": Method("biases added to the value projections", "arXiv:2509.15974"),
     "boft": Method("orthogonal change in butterfly factors", "arXiv:2311.06243"),
-    "c3a": Method("block-circular convolution", "arXiv:2407.19342", small={"block_size": 16}),
+    "c3a": Method(
+        "block-circular convolution", "arXiv:2407.19342", small={"block_size": 16}, starts_elsewhere=_RANDOM
+    ),
     "cartridge": Method(
         "a learned cache of keys and values", starts_elsewhere=_VIRTUAL, in_cache=True, small=_SMALL_PROMPT
     ),
@@ -74,7 +76,10 @@ METHODS: Mapping[str, Method] = {
         reads_weights=True,
     ),
     "fourierft": Method(
-        "some coefficients of the change's Fourier transform", "arXiv:2405.03003", small={"n_frequency": 16}
+        "some coefficients of the change's Fourier transform",
+        "arXiv:2405.03003",
+        small={"n_frequency": 16},
+        starts_elsewhere=_RANDOM,
     ),
     "frod": Method("shared rotations, with a sparse change within", reads_weights=True),
     "glora": Method(
@@ -93,7 +98,9 @@ METHODS: Mapping[str, Method] = {
     ),
     "ia3": Method("activations scaled by learned vectors", "arXiv:2205.05638"),
     "lily": Method(
-        "low-rank adapters that share their factors across blocks", "arXiv:2407.09946", small=_SMALL_RANK
+        "low-rank adapters that share their factors across blocks",
+        "arXiv:2407.09946",
+        unusable="its router takes the mean over all tokens and rows of a batch: use peft:vera",
     ),
     "ln-tuning": Method("the normalization layers alone", "arXiv:2312.11420"),
     "loha": Method(
@@ -145,7 +152,7 @@ METHODS: Mapping[str, Method] = {
     "road": Method("rotations of pairs of outputs", "arXiv:2409.00119", small={"group_size": 16}),
     "shadow": Method(
         "a small network beside the blocks, which corrects them",
-        unusable="part of its loss is taken inside PEFT, which no loss here adds: use peft:lily",
+        unusable="part of its loss is taken inside PEFT, which no loss here adds: use peft:vera",
     ),
     "shira": Method(
         "some elements of each weight", "arXiv:2406.13175", small=_SMALL_RANK, reads_weights=True
@@ -157,14 +164,18 @@ METHODS: Mapping[str, Method] = {
         small={"u": 8},
         reads_weights=True,
     ),
-    "trainable-tokens": Method("embeddings of some tokens", small={"token_indices": [65, 66, 67]}),
+    "trainable-tokens": Method("embeddings of some tokens", small={"token_indices": [*range(256)]}),
     "unilora": Method(
-        "all factors from one vector, by a random projection", "arXiv:2506.00799", small=_SMALL_RANK
+        "all factors from one vector, by a random projection",
+        "arXiv:2506.00799",
+        small=_SMALL_RANK,
+        starts_elsewhere=_RANDOM,
     ),
     "vblora": Method(
         "factors mixed from a shared bank of vectors",
         "arXiv:2405.15179",
         small={"num_vectors": 16, "vector_length": 16},
+        starts_elsewhere=_RANDOM,
     ),
     "vera": Method("learned scales of shared random factors", "arXiv:2310.11454", small={"r": 8}),
     "waveft": Method("some coefficients of the change's wavelet transform", small={"n_frequency": 16}),

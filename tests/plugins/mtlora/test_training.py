@@ -48,7 +48,7 @@ class Loop:
         job = Job(plan)
         job.begin(resume=False, overwrite=False)
         self.dataset, model = job.load_data(), job.load_base()
-        self.layers = job.inject(model)
+        _, self.layers = job.inject(model)
         around = Surroundings(
             job.accelerator, job.folder, QuietReporter(), job.tokenizer, {}, dict, job.check_base
         )

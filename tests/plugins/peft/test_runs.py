@@ -7,7 +7,8 @@ from safetensors.torch import load_file
 
 from edgelora.engine.apply import load_adapted
 from edgelora.engine.base import load_base, load_tokenizer
-from edgelora.engine.inject import inject
+from edgelora.engine.estimating.estimate import estimate
+from edgelora.engine.inject import inject, trainable_parameters
 from edgelora.engine.report import QuietReporter
 from edgelora.errors import CombinationError, Interrupted, PlanError
 from edgelora.layers.generate import greedy
@@ -90,6 +91,14 @@ def test_rows_are_answered_in_a_padded_batch_as_alone(trained, registry, base_an
     together = greedy(adapted.model, tokenizer, prompts, max_new_tokens=8)
     alone = [greedy(adapted.model, tokenizer, [each], max_new_tokens=8)[0] for each in prompts]
     assert together == alone
+
+
+@pytest.mark.parametrize("name", ["ia3", "prompt-tuning", "vera"])
+def test_its_memory_is_estimated_on_shapes(registry, tmp_path, base_and_rows, name):
+    plan = make_plan(recipe_of(name, *base_and_rows, tmp_path / "run"), registry)
+    assert estimate(plan).trainable == sum(
+        each.numel() for each in trainable_parameters(inject(load_base(plan), plan)).values()
+    )
 
 
 def test_rows_behind_virtual_tokens_are_not_packed(registry, tmp_path, base_and_rows):
