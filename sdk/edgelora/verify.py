@@ -67,9 +67,9 @@ def check(folder: Path) -> Manifest:
 
 
 def check_and_read(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
-    """As `check`, with the bytes of the listed safetensors files by path: those that were hashed.
+    """As `check`, with the bytes of the manifest that was parsed and of the listed weights that were hashed.
 
-    One reading less than `check` and `read_verified`, for whoever needs the weights anyway.
+    By path; one reading less than `check` and `read_verified`, for whoever needs the weights anyway.
 
     Raises:
         EdgeloraError: As `check`.
@@ -121,7 +121,7 @@ def read_verified(folder: Path, manifest: Manifest, path: str) -> bytes:
 def _inspect(folder: Path, kept: dict[str, bytes] | None = None) -> tuple[Manifest | None, list[Finding]]:
     """What is wrong with a folder; ``kept`` is given the bytes of its listed safetensors files."""
     try:
-        manifest = _manifest_of(folder)
+        manifest = _manifest_of(folder, kept)
     except EdgeloraError as error:
         return None, [_finding(MANIFEST_NAME if folder.is_dir() else "", error)]
     try:
@@ -131,7 +131,7 @@ def _inspect(folder: Path, kept: dict[str, bytes] | None = None) -> tuple[Manife
         return manifest, [_finding("", problem)]
 
 
-def _manifest_of(folder: Path) -> Manifest:
+def _manifest_of(folder: Path, kept: dict[str, bytes] | None) -> Manifest:
     if not folder.is_dir():
         raise MissingFile(f"there is no adapter directory {folder}", fix="pass the folder of an adapter")
     path = folder / MANIFEST_NAME
@@ -145,6 +145,8 @@ def _manifest_of(folder: Path) -> Manifest:
         raise ManifestError(error.problem, fix=error.fix) from error
     except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error.strerror}", fix=_FETCH_AGAIN) from error
+    if kept is not None:
+        kept[MANIFEST_NAME] = data
     return parse_manifest(data, str(path))
 
 
@@ -198,10 +200,12 @@ def _inspect_file(
             file: BinaryIO = opened
             if entry is not None:
                 _compare_size(os.fstat(opened.fileno()).st_size, entry)
-                if kept is not None and _holds_tensors(path, entry):
-                    kept[path] = opened.read(entry.size + 1)
-                    file = BytesIO(kept[path])
-                _compare_digest(hashlib.file_digest(file, "sha256").hexdigest(), entry)
+            if entry is not None and kept is not None and _holds_tensors(path, entry):
+                kept[path] = opened.read(entry.size + 1)
+                _compare_digest(hashlib.sha256(kept[path]).hexdigest(), entry)
+                file = BytesIO(kept[path])
+            elif entry is not None:
+                _compare_digest(hashlib.file_digest(opened, "sha256").hexdigest(), entry)
             return _judge(file, path, entry)
     except OSError as error:
         raise _unreadable(path, error) from error

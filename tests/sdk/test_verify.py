@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from edgelora.errors import DigestMismatch, EdgeloraError, FileSetMismatch, PathError
 from edgelora.manifest import (
+    MANIFEST_NAME,
     Base,
     Component,
     DerivativeRef,
@@ -359,10 +360,13 @@ def test_verified_bytes_are_the_bytes_that_were_hashed(folder: Path) -> None:
 
 
 def test_weights_are_read_once_for_the_check_and_for_use(folder: Path) -> None:
-    manifest, weights = check_and_read(folder)
+    manifest, read = check_and_read(folder)
     assert manifest == check(folder)
-    assert weights == {WEIGHTS: read_verified(folder, manifest, WEIGHTS)}
-    damaged = bytearray(weights[WEIGHTS])
+    assert read == {
+        MANIFEST_NAME: (folder / MANIFEST_NAME).read_bytes(),
+        WEIGHTS: read_verified(folder, manifest, WEIGHTS),
+    }
+    damaged = bytearray(read[WEIGHTS])
     damaged[-1] ^= 1
     (folder / WEIGHTS).write_bytes(damaged)
     with pytest.raises(DigestMismatch):

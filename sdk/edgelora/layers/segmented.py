@@ -64,7 +64,9 @@ class SegmentedLinear(nn.Module):
         place = self._free_place(len(factors.A))
         bank = self.banks[place.bank]
         bank.A[place.slot].copy_(factors.A)
-        bank.B[place.slot].copy_(factors.B.float() * factors.scaling)
+        # Rounded once, to the wider of both dtypes or from it.
+        wide = torch.promote_types(factors.B.dtype, bank.B.dtype)
+        torch.mul(factors.B.to(bank.B.device, wide), factors.scaling, out=bank.B[place.slot])
         bank.adapters[place.slot] = adapter
         self.places[adapter] = place
 

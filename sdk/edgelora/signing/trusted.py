@@ -30,7 +30,14 @@ def read_trusted(folder: Path, policy: TrustPolicy | None = None) -> tuple[bytes
     Raises:
         EdgeloraError: What `edgelora.verify.check` or `judge` finds.
     """
-    return _trusted(folder, check(folder), policy)
+    manifest = check(folder)
+    data, signed = _manifest_of(folder)
+    if signed != manifest:
+        raise DigestMismatch(
+            f"{folder / MANIFEST_NAME} changed while it was read", fix="leave the folder alone, and try again"
+        )
+    judge_folder(folder, data, signed, policy)
+    return data, signed
 
 
 def trusted_weights(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
@@ -39,18 +46,9 @@ def trusted_weights(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
     Raises:
         EdgeloraError: As `read_trusted`.
     """
-    manifest, weights = check_and_read(folder)
-    return _trusted(folder, manifest, None)[1], weights
-
-
-def _trusted(folder: Path, manifest: Manifest, policy: TrustPolicy | None) -> tuple[bytes, Manifest]:
-    data, signed = _manifest_of(folder)
-    if signed != manifest:
-        raise DigestMismatch(
-            f"{folder / MANIFEST_NAME} changed while it was read", fix="leave the folder alone, and try again"
-        )
-    judge_folder(folder, data, signed, policy)
-    return data, signed
+    manifest, read = check_and_read(folder)
+    judge_folder(folder, read.pop(MANIFEST_NAME), manifest)
+    return manifest, read
 
 
 def judge_folder(

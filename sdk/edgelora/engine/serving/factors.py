@@ -81,9 +81,11 @@ def _plain(
 
 
 def _refuse_embeddings(manifest: Manifest, base: ServedBase) -> None:
-    embeddings = [name for name, part in base.model.named_modules() if isinstance(part, nn.Embedding)]
-    for name in manifest.components[0].config.get("targetModules", ()):
-        if name in embeddings:
+    targets = manifest.components[0].config.get("targetModules", ())
+    strangers = [name for name in targets if name not in base.linears]
+    parts = dict(base.model.named_modules()) if strangers else {}
+    for name in strangers:
+        if isinstance(parts.get(name), nn.Embedding):
             raise _alone(
                 manifest.identity.name, f"it changes the embedding {name}, and only linears tell rows apart"
             )
