@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgelora.capabilities import StockPeft, TaskAware
 from edgelora.engine.adapter_base import base_of
 from edgelora.engine.base import load_base, load_tokenizer, locate_base
+from edgelora.engine.effect import embeds_alike
 from edgelora.engine.inject import adapter_tensors, inject, is_named, plain_linears, replace_module
 from edgelora.engine.linears import quantize_linear, unfrozen
 from edgelora.engine.manifest_plan import plan_of
@@ -169,7 +170,7 @@ def apply(model: Any, reference: str, registry: Registry | None = None) -> Mappi
 
 def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> Mapping[str, nn.Module]:
     model.eval()
-    before = probe_logits(model)
+    before, embedding = probe_logits(model), model.get_input_embeddings()
     past = past_to_load(manifest.components[0].config, plain_linears(model))
     layers = inject(model, plan, past=past)
     adapted = adapted_model(model, layers)
@@ -179,7 +180,9 @@ def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> Mapping
             _load_whole(layers, *read_file(folder, manifest), manifest.identity.name)
         else:
             load_tensors(layers, read_tensors(folder, manifest), manifest.identity.name)
-        if torch.equal(before, probe_logits(adapted)):
+        # What changes some tokens alone may change none of the probe's.
+        alike = embeds_alike(embedding, adapted.get_input_embeddings(), len(embedding.weight))
+        if alike and torch.equal(before, probe_logits(adapted)):
             raise NoEffect(
                 f"adapter {manifest.identity.name} changes no output of the base",
                 fix="use the base alone; if it is yours, train it again with other ranks or weights of tasks",

@@ -23,6 +23,15 @@ def changes_something(layers: Mapping[str, nn.Module], task_count: int) -> bool:
     return any(_changes(layer, task) for layer in layers.values() for task in range(task_count))
 
 
+@torch.no_grad()
+def embeds_alike(embedding: nn.Module, other: nn.Module, tokens: int) -> bool:
+    """Whether two embeddings give every one of ``tokens`` ids the same vector."""
+    if embedding is other:
+        return True
+    ids = torch.arange(tokens, device=next(embedding.parameters()).device)
+    return all(torch.equal(embedding(some), other(some)) for some in ids.split(TOKENS))
+
+
 def _changes(layer: nn.Module, task: int) -> bool:
     if isinstance(layer, CrossSite):
         return True
