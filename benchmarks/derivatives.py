@@ -35,6 +35,8 @@ DERIVATIVES: dict[str, dict[str, Any]] = {
     "olora": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 5e-4},
     "mtlora": {"adapter": {"rank": 12, "alpha": 24, "task_rank": 4, "task_alpha": 8}, "learning_rate": 5e-3},
     "irqlora": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 2e-3},
+    "bottleneck": {"adapter": {"rank": 64, "alpha": 64}, "learning_rate": 5e-3},
+    "bitfit": {"learning_rate": 5e-2},
     # Without a past it is LoRA, and its penalty is 0; benchmarks/forgetting.py has what it is for.
     "clora": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 5e-3},
     "gradient-importance": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 1e-3},
@@ -51,6 +53,8 @@ PAPER = {
     "olora": ("no", "no"),
     "mtlora": ("no", "no"),
     "irqlora": ("no", "no"),
+    "bottleneck": ("-", "-"),
+    "bitfit": ("-", "-"),
     "clora": ("-", "-"),
     "gradient-importance": ("-", "-"),
     "accuracy-scaled": ("-", "-"),
