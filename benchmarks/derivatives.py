@@ -37,6 +37,7 @@ DERIVATIVES: dict[str, dict[str, Any]] = {
     "irqlora": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 2e-3},
     "bottleneck": {"adapter": {"rank": 64, "alpha": 64}, "learning_rate": 5e-3},
     "bitfit": {"learning_rate": 5e-2},
+    "full": {"learning_rate": 1e-3},
     # Without a past it is LoRA, and its penalty is 0; benchmarks/forgetting.py has what it is for.
     "clora": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 5e-3},
     "gradient-importance": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 1e-3},
@@ -55,6 +56,7 @@ PAPER = {
     "irqlora": ("no", "no"),
     "bottleneck": ("-", "-"),
     "bitfit": ("-", "-"),
+    "full": ("-", "-"),
     "clora": ("-", "-"),
     "gradient-importance": ("-", "-"),
     "accuracy-scaled": ("-", "-"),

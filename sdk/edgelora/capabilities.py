@@ -160,6 +160,18 @@ class AdaptsModel(Protocol):
 
 
 @runtime_checkable
+class FoldsIntoModel(Protocol):
+    """`AdaptsModel` whose changes are those of weights that the base has."""
+
+    def folded(self, model: Any) -> Any:
+        """The adapted model as one of the base's architecture, which computes the same without the adapter.
+
+        Its linears and embeddings may be frozen ones. Called last: ``model`` is not used afterwards.
+        """
+        ...
+
+
+@runtime_checkable
 class WantsSource(Protocol):
     """Needs the unquantized weight to start."""
 
@@ -274,7 +286,8 @@ ABILITIES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         Additive, LowRank, ApproximatelyLowRank, Mergeable, MergesBias, HasAuxLosses, Prunable, Nested,
-        TaskAware, CrossSite, AdaptsModel, StockPeft, WantsSource, WrapsEmbeddings, NamesTargets, Calibrated,
+        TaskAware, CrossSite, AdaptsModel, FoldsIntoModel, StockPeft, WantsSource, WrapsEmbeddings,
+        NamesTargets, Calibrated,
         HasPast, ParameterGroups, Exportable, StockQuantization, StockTensors,
     )
 }  # fmt: skip

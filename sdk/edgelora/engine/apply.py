@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from edgelora.engine.base import load_base, load_tokenizer, locate_base
 from edgelora.engine.effect import embeds_alike
 from edgelora.engine.inject import adapter_tensors, inject, is_named, plain_linears, replace_module
 from edgelora.engine.linears import quantize_linear, unfrozen
-from edgelora.engine.manifest_plan import plan_of
+from edgelora.engine.manifest_plan import can_stay_in_files, left_in_files, plan_of
 from edgelora.engine.pack import NATIVE_NAME
 from edgelora.engine.past_sites import past_to_load
 from edgelora.engine.peft_format import WEIGHTS_NAME, from_peft
@@ -99,7 +99,7 @@ def load_adapted(
         revision: Of ``base``, where that is a Hub id.
         dtype: ``auto``, ``float32`` or ``bfloat16``; the quantized weights do not depend on it.
         device: Where to load; the first GPU, or the CPU, when left out.
-        in_files: Leave the weights of a base that no quantizer changed in its files, on the CPU.
+        in_files: Leave the weights of a base in its files, on the CPU, if the parts can do with that.
 
     Raises:
         WrongBase: The base's weights or tokenizer are not those the adapter was trained on.
@@ -116,10 +116,8 @@ def load_adapted(
         for component in manifest.components:
             check_adapter_fits(component, record, str(place), registry)
     plan = plan_of(manifest, registry, base=str(place), dtype=dtype)
-    if in_files and plan.parts["quantizer"].part.keeps_weights:
-        train = plan.recipe.train.model_copy(update={"streamed": True})
-        plan = replace(plan, recipe=plan.recipe.model_copy(update={"train": train}))
-        device = torch.device("cpu")
+    if in_files and can_stay_in_files(plan):
+        plan, device = left_in_files(plan), torch.device("cpu")
     state = state_of_base(place)
     check_base(manifest.base, identify_base(place), str(place))
     model, tokenizer = load_base(plan, device), load_tokenizer(place)

@@ -86,6 +86,19 @@ def _wraps_nothing(component: Component, registry: Registry) -> bool:
     return "AdaptsModel" in required_part(component, "adapter", registry).part.abilities
 
 
+def can_stay_in_files(plan: Plan) -> bool:
+    """Whether the weights of an unquantized base may stay in its files: the adapter wraps sites of it."""
+    parts = plan.parts
+    whole = "AdaptsModel" in parts["adapter"].part.abilities
+    return parts["quantizer"].part.keeps_weights and not whole
+
+
+def left_in_files(plan: Plan) -> Plan:
+    """The same plan over a base that stays in its files."""
+    train = plan.recipe.train.model_copy(update={"streamed": True})
+    return dataclasses.replace(plan, recipe=plan.recipe.model_copy(update={"train": train}))
+
+
 def _whole_plan(component: Component, surroundings: dict[str, Any], registry: Registry) -> Plan:
     """The plan whose adapter part is the one that trained it."""
     derivative = _derivative(component, registry)

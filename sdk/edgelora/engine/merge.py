@@ -22,7 +22,7 @@ from edgelora.engine.inject import replace_module
 from edgelora.engine.linears import plain_linear
 from edgelora.engine.pack import flush_files
 from edgelora.engine.whole_model import WholeModel
-from edgelora.errors import ExportUnsupported, ModelError, TargetExists
+from edgelora.errors import ModelError, TargetExists
 from edgelora.files import disk_full_is_an_error, make_dirs, publish_new_directory
 from edgelora.layers import FrozenEmbedding, FrozenLinear, frozen_part, merge_bias_into, merge_into
 from edgelora.registry import Registry
@@ -107,11 +107,7 @@ def merge(
         DiskFull: No space is left; nothing stays behind.
     """
     if isinstance(adapted.layers, WholeModel):
-        raise ExportUnsupported(
-            f"adapter {adapted.manifest.identity.name} changes the model as a whole, and cannot be folded "
-            "into its weights",
-            fix="apply the adapter unmerged: edgelora generate --adapter",
-        )
+        adapted = replace(adapted, model=adapted.layers.folded(adapted.manifest.identity.name))
     if folder.exists():
         raise TargetExists(f"{folder} exists already", fix="remove it, or pass another folder")
     quantizer = adapted.plan.parts["quantizer"]

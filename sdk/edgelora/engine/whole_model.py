@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgelora.capabilities import AdaptsModel, StockPeft
-from edgelora.errors import PlanError, PluginBug
+from edgelora.capabilities import AdaptsModel, FoldsIntoModel, StockPeft
+from edgelora.errors import ExportUnsupported, PlanError, PluginBug
 from edgelora.layers import FrozenEmbedding, FrozenLinear
 from edgelora.plan import Plan
 
@@ -73,6 +73,22 @@ class WholeModel(Mapping[str, nn.Module]):
     def by_present_names(self, source: Callable[[str], Tensor]) -> Callable[[str], Tensor]:
         """``source``, which knows linears by their names in the base, by those they have in `model`."""
         return lambda name: source(self._names.get(self.model.get_submodule(name), name))
+
+    def folded(self, name: str) -> Any:
+        """A model of the base's architecture that computes what the adapted one does; see `FoldsIntoModel`.
+
+        Args:
+            name: Of the adapter.
+
+        Raises:
+            ExportUnsupported: There is none.
+        """
+        if not isinstance(self.adapter, FoldsIntoModel):
+            raise ExportUnsupported(
+                f"adapter {name} changes the model as a whole, and cannot be folded into its weights",
+                fix="apply the adapter unmerged: edgelora generate --adapter",
+            )
+        return self.adapter.folded(self.model)
 
     def take_off(self) -> None:
         """Put the modules of the base back where others took their place."""
