@@ -15,6 +15,7 @@ import torch
 from llama_gguf import write_base
 from tiny_models import save_llama, save_tokenizer, write_rows
 from trained_adapters import TASKS, train_adapter
+from transformers import MistralConfig, MistralForCausalLM
 
 from edgelora.engine.apply import load_adapted
 from edgelora.engine.base import load_base
@@ -35,7 +36,18 @@ STOCK_CONVERTER = os.environ.get("LLAMA_CPP_CONVERTER", "")
 CASES = [
     *(
         (name, Wanted())
-        for name in ("lora", "rslora", "patterns", "adalora", "olora", "iec", "qlora", "irqlora", "clora")
+        for name in (
+            "lora",
+            "rslora",
+            "patterns",
+            "adalora",
+            "olora",
+            "iec",
+            "qlora",
+            "irqlora",
+            "clora",
+            "reslora-bs",
+        )
     ),
     *(("mtlora", Wanted(task)) for task in TASKS),
 ]
@@ -127,6 +139,28 @@ def test_llama_cpp_computes_the_same(trained, base, base_gguf, registry, tmp_pat
         )
     assert difference <= LIMIT
     assert largest(bare, expected) > 100 * LIMIT, "the adapter changes too little to tell anything"
+
+
+def test_a_mistral_base_is_a_llama_to_llama_cpp(registry, tmp_path, capsys):
+    base = tmp_path / "base"
+    save_tokenizer(base)
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 16}
+    config = MistralConfig(**sizes, **heads, sliding_window=None, initializer_range=0.2)
+    MistralForCausalLM(config).save_pretrained(base)
+    adapter = train_adapter(
+        "lora", tmp_path / "lora", base, write_rows(tmp_path / "rows.jsonl", 50), registry
+    )
+    adapted = load_adapted(str(adapter), registry, base=str(base))
+    model = write_base(load_base(adapted.plan), tmp_path / "base.gguf")
+    done = export_gguf(str(adapter), tmp_path / "lora.gguf", Wanted(base=str(base)), registry=registry)
+    expected = torch_logits(adapted)
+    difference = largest(llama_logits(model, done.path), expected)
+    with capsys.disabled():
+        print(f"\n  mistral: {difference:.1e}")
+    assert difference <= LIMIT
+    assert largest(llama_logits(model), expected) > 100 * LIMIT
 
 
 def test_no_adapter_a_wrong_scale_and_rows_in_order_are_caught(

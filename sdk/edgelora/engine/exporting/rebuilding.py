@@ -142,11 +142,12 @@ def _own(tensor: Tensor) -> Tensor:
 
 
 def _no_form(source: Source, layers: Mapping[str, nn.Module]) -> ExportUnsupported:
-    strange = next(
+    inexact = (
         (site, layer)
         for site, layer in layers.items()
         if not (isinstance(layer, LowRank) and factors_are_exact(layer))
     )
+    strange = next(inexact, next(iter(layers.items())))
     fold = f"edgelora merge --adapter {source.folder} --out DIR"
     if isinstance(strange[1], ApproximatelyLowRank):
         fold += f" --approximate {' | '.join(strange[1].approximations())}, which tells the error"
