@@ -45,6 +45,8 @@ DERIVATIVES: dict[str, dict[str, Any]] = {
     "reslora": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 5e-3},
     "reslora-bs": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 5e-3},
     "reslora-ms": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 5e-3},
+    "qdylora": {"adapter": {"rank": 16, "alpha": 32}, "learning_rate": 5e-3},
+    "hira": {"adapter": {"rank": 16}, "learning_rate": 3e-2},
 }
 PAPER = {
     "lora": ("-", "-"),
@@ -63,6 +65,8 @@ PAPER = {
     "reslora": ("no", "no"),
     "reslora-bs": ("no", "no"),
     "reslora-ms": ("no", "no"),
+    "qdylora": ("yes", "yes"),
+    "hira": ("-", "-"),
 }
 """Quantization and dynamic rank selection as the paper's Table I has them; it lists neither LoRA nor DoRA."""
 TASKS = {

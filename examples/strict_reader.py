@@ -69,21 +69,21 @@ distribution:word version?:range entryPoint?:text wheelDigest?:digest; part name
 distribution:word version:text options?:free; parts adapter:part quantizer?:part rank_scheduler?:part
 loss_combiner?:part; config r?:positive alpha?:alpha rankPattern?:{count} alphaPattern?:{alpha}
 targetModules?:[text] bias?:text modulesToSave?:[text] useDora?:flag useRslora?:flag taskNames?:[word]
-peftSettings?:free pastWeights?:[digest] pastRanks?:{[positive]}; tree op:single|sum|concat|switch|route
-inputs:[input]+; external reference:text manifestDigest:digest; input component?:id external?:external
-composition?:tree weight?:decimal; derived manifestDigest:digest relation:word; task type:word head?:text
-labels?:[text]; file path:path size:count sha256:sha256 mediaType:mediaType role:word; tensors count:count
-bytes:count keysDigest:digest; memory load?:count infer?:count; quantization method:word bits:positive
-groupSize?:positive scheme?:word; fallback file:text format:word; hardware minMemoryBytes?:memory
-dtypes?:[word]! instructionSets?:[word]! accelerators?:[word]! maxLatencyMs?:decimal; runtime edgelora?:range
-peft?:range formats?:[word]! fallback?:fallback; training framework?:text seed:count steps:count
-epochs?:decimal tokens?:count hyperparameters?:free datasets?:[rows] versions?:{text} recipeDigest?:digest
-peakMemoryBytes?:{count} codeCommit?:text startedAt?:moment finishedAt?:moment; dataset name:text
-digest?:digest split?:text; rows name:text revision?:text digest?:digest license?:text rows?:count
-heldOutDigest?:digest; evaluation metric:text value:decimal n:count low?:decimal high?:decimal
-phase?:base|adapter task?:word unit?:text splitDigest?:digest dataset?:dataset harness?:text seed?:count
-higherIsBetter?:flag; use intended?:text outOfScope?:text risk?:text guardrails?:[guard]; security pickle?:no;
-guard id:word required:flag digest?:digest"""
+nested?:flag peftSettings?:free pastWeights?:[digest] pastRanks?:{[positive]}; tree
+op:single|sum|concat|switch|route inputs:[input]+; external reference:text manifestDigest:digest; input
+component?:id external?:external composition?:tree weight?:decimal; derived manifestDigest:digest
+relation:word; task type:word head?:text labels?:[text]; file path:path size:count sha256:sha256
+mediaType:mediaType role:word; tensors count:count bytes:count keysDigest:digest; memory load?:count
+infer?:count; quantization method:word bits:positive groupSize?:positive scheme?:word; fallback file:text
+format:word; hardware minMemoryBytes?:memory dtypes?:[word]! instructionSets?:[word]! accelerators?:[word]!
+maxLatencyMs?:decimal; runtime edgelora?:range peft?:range formats?:[word]! fallback?:fallback; training
+framework?:text seed:count steps:count epochs?:decimal tokens?:count hyperparameters?:free datasets?:[rows]
+versions?:{text} recipeDigest?:digest peakMemoryBytes?:{count} codeCommit?:text startedAt?:moment
+finishedAt?:moment; dataset name:text digest?:digest split?:text; rows name:text revision?:text
+digest?:digest license?:text rows?:count heldOutDigest?:digest; evaluation metric:text value:decimal n:count
+low?:decimal high?:decimal phase?:base|adapter task?:word unit?:text splitDigest?:digest dataset?:dataset
+harness?:text seed?:count higherIsBetter?:flag; use intended?:text outOfScope?:text risk?:text
+guardrails?:[guard]; security pickle?:no; guard id:word required:flag digest?:digest"""
 OBJECTS = {name: dict(each.split(":") for each in rest) for name, *rest in map(str.split, OBJECTS.split(";"))}
 NUMBER, LABEL = r"(0|[1-9][0-9]*)", r"[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*"
 FIELD = rf"({NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"

@@ -145,6 +145,11 @@ set_option = click.option(
     metavar="KEY=VALUE",
     help="Change the recipe for this run: --set train.seed=1 (repeatable).",
 )
+rank_option = click.option(
+    "--rank",
+    type=click.IntRange(min=1),
+    help="Of an adapter that works at several ranks: which one to compute with.  [default: its largest]",
+)
 threads_option = click.option(
     "--threads",
     type=click.IntRange(min=1),

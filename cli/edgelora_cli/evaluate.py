@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgelora_cli.commands import Command, set_option, threads_option
+from edgelora_cli.commands import Command, rank_option, set_option, threads_option
 from edgelora_cli.console import emit, note, settings
 
 if TYPE_CHECKING:
@@ -32,15 +32,23 @@ GATE = re.compile(r"\s*(?P<metric>[^<>=\s]+)\s*(?P<sign>>=|<=)\s*(?P<bar>[-+0-9.
 @click.option(
     "--adapter", metavar="REF", help="A folder or a reference; left out, the base alone is measured."
 )
+@rank_option
 @click.option(
     "--gate", "gates", multiple=True, metavar="METRIC>=BAR", help="Exit 10 unless it holds (repeatable)."
 )
 @set_option
 @threads_option
 def evaluate(
-    recipe: Path, adapter: str | None, gates: tuple[str, ...], changes: tuple[str, ...], threads: int | None
+    recipe: Path,
+    adapter: str | None,
+    rank: int | None,
+    gates: tuple[str, ...],
+    changes: tuple[str, ...],
+    threads: int | None,
 ) -> None:
     """Run the evaluators of RECIPE on its held-out rows."""
+    if rank is not None and adapter is None:
+        raise click.UsageError("--rank is of an adapter: name it with --adapter")
     from edgelora.plan import make_plan
     from edgelora.recipe import read_recipe
     from edgelora.registry import Registry
@@ -65,7 +73,7 @@ def evaluate(
         opened = open_base(plan)
     else:
         opened = open_adapted(
-            adapter, registry, base=wanted.base, revision=wanted.revision, dtype=wanted.train.dtype
+            adapter, registry, base=wanted.base, revision=wanted.revision, dtype=wanted.train.dtype, rank=rank
         )
     with taken_off(opened.model, opened.layers):
         past = read_past(opened.model, plan)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgelora_cli.commands import Command, threads_option
+from edgelora_cli.commands import Command, rank_option, threads_option
 from edgelora_cli.console import emit
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     metavar="[NAME=]TASK",
     help="Of an adapter that computes by task: which task the prompts are of.",
 )
+@rank_option
 @click.option(
     "--rows",
     type=click.Path(path_type=Path, allow_dash=True),
@@ -56,6 +57,7 @@ def generate(
     adapters: tuple[str, ...],
     base: str | None,
     tasks: tuple[str, ...],
+    rank: int | None,
     rows: Path | None,
     max_new_tokens: int,
     raw: bool,
@@ -70,6 +72,8 @@ def generate(
     from edgelora_cli.generate_rows import by_name, generate_rows, read_rows
 
     named = by_name(adapters, tasks)
+    if named and rank is not None:
+        raise click.UsageError("--rank is for one adapter, given without a name")
     if rows is not None:
         if prompts or not named:
             raise click.UsageError("--rows is instead of PROMPTs, and wants adapters with names: NAME=REF")
@@ -88,7 +92,7 @@ def generate(
         generate_rows(named, asked, base=base, max_new_tokens=max_new_tokens, raw=raw)
         return
     adapter, task = next(iter(adapters), None), next(iter(tasks), None)
-    opened = _open(adapter, base, task)
+    opened = _open(adapter, base, task, rank)
     questions = [question for question, _ in asked]
     answers = answer(opened, questions, max_new_tokens=max_new_tokens, raw=raw)
     document = {
@@ -101,14 +105,15 @@ def generate(
     emit(document, "\n".join(answers))
 
 
-def _open(adapter: str | None, base: str | None, task: str | None) -> OpenModel:
+def _open(adapter: str | None, base: str | None, task: str | None, rank: int | None) -> OpenModel:
     from edgelora.registry import Registry
     from edgelora_cli.models import bare_plan, open_base, open_for_task
 
     if adapter is not None:
-        return open_for_task(adapter, base=base, task=task)
-    if task is not None:
-        raise click.UsageError("--task is of an adapter: name it with --adapter")
+        return open_for_task(adapter, base=base, task=task, rank=rank)
+    for option, value in (("--task", task), ("--rank", rank)):
+        if value is not None:
+            raise click.UsageError(f"{option} is of an adapter: name it with --adapter")
     return open_base(bare_plan(base or "micro", Registry.discover()))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgelora_cli.commands import Command, threads_option
+from edgelora_cli.commands import Command, rank_option, threads_option
 from edgelora_cli.console import emit, note, warn
 
 
@@ -25,6 +25,7 @@ from edgelora_cli.console import emit, note, warn
     "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
 )
 @click.option("--task", help="Of an adapter that computes by task: whose answers to fold in.")
+@rank_option
 @click.option(
     "--approximate",
     metavar="WAY",
@@ -37,6 +38,7 @@ def merge(
     out: Path,
     dtype: str,
     task: str | None,
+    rank: int | None,
     approximate: str | None,
     threads: int | None,
 ) -> None:
@@ -55,6 +57,8 @@ def merge(
     use_threads(threads)
     adapted = load_to_merge(adapter, base=base)
     adapted.route(task)
+    if rank is not None:
+        adapted.set_rank(rank)
     error = None if approximate is None else put_products(adapted, approximate)
     merged = fold(adapted, out.absolute(), getattr(torch, dtype))
     document = {

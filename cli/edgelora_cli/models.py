@@ -56,6 +56,7 @@ def open_adapted(
     base: str | None = None,
     revision: str | None = None,
     dtype: str = "auto",
+    rank: int | None = None,
 ) -> OpenModel:
     """An adapter on its base.
 
@@ -65,23 +66,31 @@ def open_adapted(
         base: A folder, a cached Hub id or ``micro``; None takes the one the adapter names.
         revision: Of ``base``, where that is a Hub id.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
+        rank: Of an adapter that works at several: with how many components to compute.
+
+    Raises:
+        PlanError: The adapter does not work at ``rank``.
     """
     from edgelora.engine.apply import load_adapted
 
     found = load_adapted(adapter, registry, base=base, revision=revision, dtype=dtype)
+    if rank is not None:
+        found.set_rank(rank)
     return _opened(found)
 
 
-def open_for_task(adapter: str, *, base: str | None, task: str | None) -> OpenModel:
+def open_for_task(adapter: str, *, base: str | None, task: str | None, rank: int | None = None) -> OpenModel:
     """An adapter on its base, ready to answer prompts of ``task``; None where it tells no tasks apart.
 
     Raises:
-        PlanError: The adapter has no such task, or several and none is named.
+        PlanError: The adapter has no such task, or several and none is named, or does not work at ``rank``.
     """
     from edgelora.engine.apply import load_adapted
 
     found = load_adapted(adapter, base=base)
     found.route(task)
+    if rank is not None:
+        found.set_rank(rank)
     return _opened(found)
 
 

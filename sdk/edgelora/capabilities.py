@@ -93,6 +93,8 @@ class Nested(Protocol):
     """Works at every rank up to its largest."""
 
     max_rank: int
+    rank: int
+    """Components in use."""
 
     def set_rank(self, b: int, frozen: bool = False) -> None:
         """Use the first ``b`` components; with ``frozen`` only component ``b`` learns."""
@@ -240,7 +242,7 @@ class ParameterGroups(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PeftLayer:
-    """One layer as PEFT's LoRA layer holds it: all that stock PEFT needs to compute the same.
+    """One layer as PEFT holds it: all that stock PEFT needs to compute the same. May gain defaulted fields.
 
     Attributes:
         tensors: By their names in PEFT's file, after the site's: ``"lora_A.weight"`` (rank, in),
@@ -248,20 +250,24 @@ class PeftLayer:
             Each is what the layer's own ``state_dict`` has under that name, less ``.weight``: a published
             adapter is loaded from them.
         rank: PEFT's ``r``.
-        alpha: PEFT's ``lora_alpha``; its scaling is alpha / rank.
-        settings: Fields of PEFT's ``LoraConfig`` besides rank, alpha and targets: ``{"use_dora": True}``. The
+        alpha: PEFT's ``lora_alpha``; its scaling is alpha / rank. Other types than LoRA get no alpha.
+        settings: Fields of PEFT's configuration besides rank, alpha and targets: ``{"use_dora": True}``. The
             same for all layers of an adapter.
+        peft_type: PEFT's ``peft_type``; the same for all layers of an adapter.
+        peft_versions: Releases of PEFT that have it (PEP 440).
     """
 
     tensors: Mapping[str, Tensor]
     rank: int
     alpha: float
     settings: Mapping[str, Any] = field(default_factory=dict)
+    peft_type: str = "LORA"
+    peft_versions: str = ">=0.18"
 
 
 @runtime_checkable
 class Exportable(Protocol):
-    """Is not one low-rank product, and yet PEFT's LoRA layer computes it under some setting."""
+    """Is not one low-rank product, and yet a layer of PEFT's computes it under some setting."""
 
     def peft_layer(self) -> PeftLayer:
         """The layer as PEFT holds it, with its present values."""

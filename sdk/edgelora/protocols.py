@@ -192,7 +192,7 @@ class Evaluator(Protocol):
     """Measures an adapted model."""
 
     def __call__(self, run: Evaluation) -> dict[str, Measurement]:
-        """Measure; keys are ``"<task>.<metric>"`` or ``"<suite>.<row>"``.
+        """Measure; keys are ``"<task>.<metric>"`` or ``"<suite>.<row>"``, ``"@<setting>"`` after either.
 
         Leaves training mode, weights and the global random state as found.
         """

@@ -34,6 +34,7 @@ PARTS = {
     "adalora": "rank_scheduler: {target_rank: 2, every: 4, warmup_steps: 5, final_steps: 15}",
     "mtlora": "loss_combiner: uncertainty",
     "clora": "past: [FOLDER/first/adapter]",
+    "qdylora": "",
     "accuracy-scaled": "evaluators: [{name: exact-match, max_new_tokens: 4, samples: 4}]",
     "gradient-importance": "",
 }

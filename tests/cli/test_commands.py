@@ -54,10 +54,12 @@ def test_plugins_show_of_an_unknown_plugin_names_those_there_are(edgelora):
     installed = ", ".join(sorted(status.name for status in Registry.discover().plugins))
     ran = edgelora("plugins", "show", "qlorra")
     assert ran.exit_code == 7
+    installed = ", ".join(sorted(plugin.name for plugin in Registry.discover().plugins))
     assert ran.err == (
         "error[plugin-missing]: no plugin 'qlorra' is installed\n"
         f"  fix: did you mean 'qlora'? installed are: {installed}\n"
     )
+    assert "adalora, baseline" in installed
 
 
 def test_recipe_new_writes_a_recipe_that_plans(edgelora):

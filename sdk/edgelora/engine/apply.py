@@ -21,14 +21,9 @@ from edgelora.engine.manifest_plan import can_stay_in_files, left_in_files, plan
 from edgelora.engine.pack import NATIVE_NAME
 from edgelora.engine.past_sites import past_to_load
 from edgelora.engine.peft_format import WEIGHTS_NAME, from_peft
+from edgelora.engine.ranks import set_rank
 from edgelora.engine.whole_model import WholeModel, adapted_model
-from edgelora.errors import (
-    EdgeloraError,
-    ModelError,
-    NoEffect,
-    PlanError,
-    TensorsMismatch,
-)
+from edgelora.errors import EdgeloraError, ModelError, NoEffect, PlanError, TensorsMismatch
 from edgelora.layers import frozen_part
 from edgelora.manifest import Manifest
 from edgelora.manifest.base_files import check_base_unchanged, state_of_base
@@ -70,6 +65,10 @@ class Adapted:
         for layer in self.layers.values():
             if isinstance(layer, TaskAware):
                 layer.route(chosen)
+
+    def set_rank(self, rank: int) -> None:
+        """Compute with the first ``rank`` components from now on; see `edgelora.engine.ranks.set_rank`."""
+        set_rank(self.layers, rank, self.manifest.identity.name)
 
     @property
     def tasks(self) -> tuple[str, ...]:

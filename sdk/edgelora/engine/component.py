@@ -18,15 +18,23 @@ from edgelora.plan import Plan
 
 def peft_shape(form: PeftForm, config: Mapping[str, Any]) -> dict[str, Any]:
     """``config`` of an adapter in PEFT's form."""
-    shape = {
+    shape: dict[str, Any] = {
         "r": config["r"],
-        "alpha": _alpha(config["lora_alpha"]),
         "rankPattern": config["rank_pattern"],
-        "alphaPattern": {site: _alpha(alpha) for site, alpha in config["alpha_pattern"].items()},
         "targetModules": sorted(form.ranks),
-        "useRslora": False,
     }
-    return shape | ({"peftSettings": dict(form.settings)} if form.settings else {})
+    settings = dict(form.settings)
+    if form.peft_type != "LORA":
+        settings["peft_type"] = form.peft_type
+    else:
+        shape |= {
+            "alpha": _alpha(config["lora_alpha"]),
+            "alphaPattern": {site: _alpha(alpha) for site, alpha in config["alpha_pattern"].items()},
+            "useRslora": False,
+        }
+    if form.nested:
+        shape["nested"] = True
+    return shape | ({"peftSettings": settings} if settings else {})
 
 
 def native_shape(

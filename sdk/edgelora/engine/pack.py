@@ -98,12 +98,14 @@ def _write(
     staging: Path, model: nn.Module, layers: Mapping[str, nn.Module], plan: Plan, record: RunRecord
 ) -> Manifest:
     config: dict[str, Any] | None = None
+    peft_versions: str | None = None
     if isinstance(layers, WholeModel):
         config, tensors = layers.published(plan, record.base.repo)
         shape = whole_shape(plan, config)
+        peft_versions = ">=0.18" if config is not None else None
     elif form := peft_form(layers, plan):
         config, tensors = peft_config(form, model, plan, record.base.repo), to_peft(form.tensors)
-        shape = peft_shape(form, config)
+        shape, peft_versions = peft_shape(form, config), form.peft_versions
     else:
         tensors = adapter_tensors(layers)
         shape = native_shape(layers, plan, record.rank_pattern)
@@ -143,7 +145,7 @@ def _write(
         tensors=summarize_tensors(staging, files),
         tasks=(Task(type="text-generation"),),
         languages=plan.recipe.about.languages or None,
-        runtime=Runtime(edgelora=">=0.1,<2", peft=">=0.18" if config is not None else None),
+        runtime=Runtime(edgelora=">=0.1,<2", peft=peft_versions),
         training=_training(plan, record),
         evaluation=evaluation or None,
         license=plan.recipe.about.license,

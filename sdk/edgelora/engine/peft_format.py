@@ -23,6 +23,7 @@ def peft_config(form: PeftForm, model: nn.Module, plan: Plan, base: str) -> dict
     """The contents of ``adapter_config.json``.
 
     Every scaling is spelled as alpha / rank, rsLoRA's too: converters that know no other rule read it right.
+    Other types than LoRA have no scaling, and get what all types have.
 
     Args:
         form: The adapter as PEFT holds it.
@@ -30,25 +31,31 @@ def peft_config(form: PeftForm, model: nn.Module, plan: Plan, base: str) -> dict
         plan: Of the run; its dropout is recorded.
         base: Name of the base model.
     """
-    alphas = {site: _number(alpha) for site, alpha in form.alphas.items()}
     rank = Counter(form.ranks.values()).most_common(1)[0][0]
-    alpha = Counter(alphas.values()).most_common(1)[0][0]
-    return {
-        "peft_type": "LORA",
+    config = {
+        "peft_type": form.peft_type,
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
         "revision": plan.recipe.revision,
         "inference_mode": True,
         "r": rank,
+        "fan_in_fan_out": _is_transposed(form.ranks, model),
+        "target_modules": _targets(form.ranks, model),
+        "rank_pattern": {site: value for site, value in form.ranks.items() if value != rank},
+        **form.settings,
+    }
+    return config | (_scaling(form, plan) if form.peft_type == "LORA" else {})
+
+
+def _scaling(form: PeftForm, plan: Plan) -> dict[str, Any]:
+    alphas = {site: _number(alpha) for site, alpha in form.alphas.items()}
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    return {
         "lora_alpha": alpha,
         "lora_dropout": plan.parts["adapter"].options.model_dump().get("dropout", 0.0),
         "use_rslora": False,
         "bias": "none",
-        "fan_in_fan_out": _is_transposed(form.ranks, model),
-        "target_modules": _targets(form.ranks, model),
-        "rank_pattern": {site: value for site, value in form.ranks.items() if value != rank},
         "alpha_pattern": {site: value for site, value in alphas.items() if value != alpha},
-        **form.settings,
     }
 
 

@@ -86,6 +86,7 @@ class ComponentConfig(Wire):
     use_dora: Flag | None = None
     use_rslora: Flag | None = None
     task_names: Array[Word] | None = None
+    nested: Flag | None = None
     peft_settings: Free | None = None
     past_weights: Array[Digest] | None = None
     past_ranks: dict[Text, Array[Positive]] | None = None

@@ -23,7 +23,7 @@ from edgelora.testing.random_state import random_state_left_as_found
 from edgelora.testing.setting import setting
 from edgelora.testing.subject import Subject, make_subject
 
-_NAME = re.compile(r"[\w-]+(\.[\w-]+)+")
+_NAME = re.compile(r"[\w-]+(\.[\w-]+)+(@[\w-]+)?")
 
 
 class EvaluatorConformance(PartConformance):
@@ -112,7 +112,7 @@ class EvaluatorConformance(PartConformance):
             require_measurements(self._safely(run, told), told)
 
     def test_its_names_say_what_was_measured(self) -> None:
-        """Keys are ``<task>.<metric>`` or ``<suite>.<row>``."""
+        """Keys are ``<task>.<metric>`` or ``<suite>.<row>``; after either may come ``@<setting>``."""
         wrong = [name for name in self.measured() if not _NAME.fullmatch(name)]
         require(
             not wrong,

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import torch
-from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from peft import PeftType, get_peft_model, set_peft_model_state_dict
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import Tensor, nn
 
 from edgelora.engine.published import PeftForm
@@ -22,11 +23,13 @@ def peft_output(form: PeftForm, site: str, base: nn.Linear, x: Tensor) -> Tensor
         AssertionError: PEFT knows no such settings, or has no place for the tensors.
     """
     model = nn.Sequential(OrderedDict(linear=base))
-    settings = {"r": form.ranks[site], "lora_alpha": form.alphas[site], "target_modules": ["linear"]}
+    settings = {"r": form.ranks[site], "target_modules": ["linear"], **form.settings}
+    if form.peft_type == "LORA":
+        settings["lora_alpha"] = form.alphas[site]
     try:
-        config = LoraConfig(**settings, **form.settings)
+        config = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(form.peft_type)](**settings)
         stock = get_peft_model(model, config).eval()
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise AssertionError(f"PEFT refuses the settings {dict(form.settings)}: {error}") from error
     tensors = {
         f"base_model.model.linear.{name.removeprefix(site + '.')}": tensor.detach()

@@ -40,6 +40,9 @@ ADAPTERS = {
     "lora": {"derivative": "lora"},
     "dora": {"derivative": "dora", "adapter": {"rank": 4}},
     "qdora": {"derivative": "qdora", "adapter": {"rank": 4}},
+    "hira": {"derivative": "hira", "adapter": {"rank": 4}},
+    "qhira": {"derivative": "hira", "quantizer": "nf4", "adapter": {"rank": 4}},
+    "qdylora": {"derivative": "qdylora", "adapter": {"rank": 4}},
     "olora": {"derivative": "olora", "adapter": {"rank": 4}},
     "adalora": {
         "derivative": "adalora",
@@ -102,8 +105,8 @@ def test_a_packed_adapter_verifies_and_names_its_parts(trained, name):
     assert verify(trained[name]) == []
     manifest = read_manifest(trained[name] / MANIFEST_NAME)
     quantizer = manifest.components[0].parts["quantizer"].name
-    over_four_bits = {"qlora": "nf4", "fp4": "fp4", "qdora": "nf4", "iec": "nf4", "patterns": "nf4"}
-    assert quantizer == over_four_bits.get(name, "none")
+    over_four_bits = {"qlora", "qdora", "iec", "patterns", "qhira", "qdylora"}
+    assert quantizer == ("fp4" if name == "fp4" else "nf4" if name in over_four_bits else "none")
 
 
 @pytest.mark.parametrize("name", ["lora", "qlora"])

@@ -60,6 +60,8 @@ def forms_of(source: Source, registry: Registry, wanted: Wanted) -> dict[str | N
 
 
 def _check_nested(source: Source, registry: Registry) -> None:
+    if source.component.config.get("nested"):
+        return
     found = required_part(source.component, "adapter", registry)
     if Nested.__name__ not in found.part.abilities:
         raise PlanError(

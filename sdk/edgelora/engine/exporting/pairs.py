@@ -13,7 +13,7 @@ from edgelora.manifest.lora_shapes import PLAIN_LORA_FILE
 from edgelora.manifest.tensors import MAX_BASE_HEADER, TensorEntry, header_of
 
 _FACTOR = re.compile(r"base_model\.model\.(?P<site>.+)\.lora_(?P<factor>[AB])\.weight")
-_OTHER_MEMBERS = ("peftType", "peftSettings", "useDora", "useRslora", "modulesToSave")
+_OTHER_MEMBERS = ("peftSettings", "useDora", "useRslora", "modulesToSave")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from edgelora.capabilities import ApproximatelyLowRank, Exportable, LowRank, Mergeable, Nested, TaskAware
+from edgelora.capabilities import ApproximatelyLowRank, Exportable, LowRank, Mergeable, TaskAware
 from edgelora.engine.apply import load_tensors, read_tensors
 from edgelora.engine.base import load_base
 from edgelora.engine.component import peft_shape
@@ -26,9 +26,10 @@ from edgelora.engine.exporting.base_config import find_config_folder
 from edgelora.engine.exporting.forms import PeftFiles
 from edgelora.engine.exporting.source import Source, Wanted
 from edgelora.engine.inject import inject
-from edgelora.engine.manifest_plan import trained_plan_of
+from edgelora.engine.manifest_plan import plan_of, trained_plan_of
 from edgelora.engine.peft_format import peft_config, to_peft
 from edgelora.engine.published import PeftForm, form_of
+from edgelora.engine.ranks import set_rank
 from edgelora.errors import ExportUnsupported, PlanError
 from edgelora.layers import factors_are_exact
 from edgelora.manifest.base_files import check_base_unchanged, state_of_base
@@ -48,7 +49,9 @@ def rebuilt_forms(source: Source, registry: Registry, wanted: Wanted) -> dict[st
         WrongBase: What is there is another base.
     """
     place = find_config_folder(source, wanted.base)
-    plan = trained_plan_of(source.manifest, registry, base=str(place), dtype="float32")
+    # Slices of plain LoRA need no plugin; other nested adapters need the one that trained them.
+    make_plan = plan_of if source.component.config.get("nested") else trained_plan_of
+    plan = make_plan(source.manifest, registry, base=str(place), dtype="float32")
     if "AdaptsModel" in plan.parts["adapter"].part.abilities:
         raise ExportUnsupported(
             f"adapter {source.name} changes the model as a whole, in a form that stock PEFT does not know",
@@ -85,7 +88,7 @@ def _rebuilt(model: Any, plan: Plan, source: Source, wanted: Wanted) -> dict[str
     model.eval()
     load_tensors(layers, read_tensors(source.folder, source.manifest), source.name)
     if wanted.rank is not None:
-        _cut(layers, wanted.rank, source)
+        set_rank(layers, wanted.rank, source.name)
     return layers
 
 
@@ -114,18 +117,6 @@ def _tasks(
     if not told_apart:
         return (None,)
     return (wanted.task,) if wanted.task is not None else plan.tasks
-
-
-def _cut(layers: Mapping[str, nn.Module], rank: int, source: Source) -> None:
-    for site, layer in layers.items():
-        if not isinstance(layer, Nested):
-            raise PlanError(f"adapter {source.name} works at one rank only at {site}", fix="leave --rank out")
-        if not 1 <= rank <= layer.max_rank:
-            raise PlanError(
-                f"adapter {source.name} cannot be cut at rank {rank}: at {site} it has {layer.max_rank}",
-                fix=f"choose a rank from 1 to {layer.max_rank}",
-            )
-        layer.set_rank(rank)
 
 
 def _files(form: PeftForm, model: Any, plan: Plan, source: Source) -> PeftFiles:
