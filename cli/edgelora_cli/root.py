@@ -20,6 +20,7 @@ COMMANDS = {
     "generate": LazyEntry("generate:generate", "Ask a model, with or without an adapter.", JOB),
     "merge": LazyEntry("merge:merge", "Fold an adapter into its base model.", JOB),
     "export": LazyEntry("exports:export", "Write an adapter for other tools.", JOB),
+    "analyze": LazyEntry("analyze:analyze", "See what adapters learned, as numbers and pictures.", JOB),
     "adopt": LazyEntry("adopt:adopt", "Take in an adapter that PEFT saved.", JOB),
     "push": LazyEntry("transfers:push", "Publish an adapter to a store.", ADAPTERS),
     "pull": LazyEntry("transfers:pull", "Fetch an adapter from a store and verify it.", ADAPTERS),

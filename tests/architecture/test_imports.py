@@ -13,6 +13,7 @@ ONE_IMPORTER = {
     # In the conformance kit stock PEFT is an oracle; no job and no command but `plugins check` gets there.
     "peft": ("plugins/edgelora_plugins/peft/", "sdk/edgelora/testing/stock_peft.py"),
     "gguf": ("sdk/edgelora/engine/exporting/gguf_tensors.py",),
+    "matplotlib": ("sdk/edgelora/engine/analysis/pictures.py",),
     "tuf": ("sdk/edgelora/freshness/",),
     "securesystemslib": ("sdk/edgelora/freshness/",),
 }

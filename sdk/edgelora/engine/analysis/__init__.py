@@ -1,0 +1,22 @@
+"""Looks at what published adapters learned, from their files: nothing is trained or generated."""
+
+from edgelora.engine.analysis.adapters import (
+    SiteAmplification,
+    SiteSimilarity,
+    amplifications,
+    published_factors,
+    similarities,
+    source_of,
+)
+from edgelora.engine.analysis.pictures import draw_amplifications, draw_similarities
+
+__all__ = [
+    "SiteAmplification",
+    "SiteSimilarity",
+    "amplifications",
+    "draw_amplifications",
+    "draw_similarities",
+    "published_factors",
+    "similarities",
+    "source_of",
+]
