@@ -56,7 +56,8 @@ def peft(base: str, folders: list[str], cases: list[dict[str, Any]], steps: int)
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
-    bare = AutoModelForCausalLM.from_pretrained(base, local_files_only=True).eval()
+    # Frozen as PEFT freezes it: how torch multiplies depends on whether a weight may want a gradient.
+    bare = AutoModelForCausalLM.from_pretrained(base, local_files_only=True).requires_grad_(False)
     wrapped = AutoModelForCausalLM.from_pretrained(base, local_files_only=True)
     model = PeftModel.from_pretrained(wrapped, folders[0], adapter_name="a0", autocast_adapter_dtype=False)
     for index, folder in enumerate(folders[1:], start=1):
@@ -83,7 +84,7 @@ def _measure(case: dict[str, Any], steps: int, bare: Any, with_rows: Any) -> dic
 
         def step(model: Any) -> Any:
             if cache is None:
-                return model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
+                return model(input_ids=ids, use_cache=False).logits
             decoded = model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True).logits
             cache.crop(-1)
             return decoded
