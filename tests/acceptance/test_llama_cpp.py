@@ -50,6 +50,7 @@ CASES = [
         )
     ),
     *(("mtlora", Wanted(task)) for task in TASKS),
+    *(("dylora", Wanted(rank=rank)) for rank in (1, 2, 4)),
 ]
 
 
@@ -118,10 +119,10 @@ def largest(one, other):
 
 def adapted_for(trained, base, registry, name, wanted):
     """The adapter as torch computes it, with the task and the rank that are wanted."""
-    if wanted.rank is not None:
-        pytest.skip("cut adapters are compared by test_a_cut_adapter_is_the_same")
     adapted = load_adapted(str(trained(name)), registry, base=str(base))
     adapted.route(wanted.task)
+    if wanted.rank is not None:
+        adapted.set_rank(wanted.rank)
     return adapted
 
 

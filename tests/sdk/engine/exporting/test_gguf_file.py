@@ -36,7 +36,7 @@ KINDS = {
     "ffn_down": "mlp.down_proj",
 }
 HEADS = {"attn_q": 4, "attn_k": 2}
-EXACT = ["lora", "rslora", "patterns", "adalora", "olora", "iec", "qlora", "irqlora", "clora"]
+EXACT = ["lora", "rslora", "patterns", "adalora", "olora", "iec", "qlora", "irqlora", "clora", "reslora-bs"]
 
 
 def fields(path):
@@ -153,6 +153,7 @@ def test_rows_are_reordered_as_the_halves_of_each_head_in_turns():
     [
         ("dora", r"holds base_model\.model\..*lora_magnitude_vector, and a GGUF adapter holds pairs"),
         ("ia3", r"holds base_model\.model\..*ia3_l, and a GGUF adapter holds pairs"),
+        ("reslora", "is neither one low-rank product"),
         ("summed", "is neither one low-rank product"),
     ],
 )

@@ -45,6 +45,7 @@ EXACT = [
     "qdora",
     "skipping",
     "clora",
+    "reslora-bs",
     "ia3",
 ]
 
