@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from edgelora.layers.frozen import FrozenLinear
-from edgelora.layers.rows import Assignment, Place, every_row
+from edgelora.layers.rows import Assignment, Place, Product, every_row
 from edgelora.protocols import Factors
 
 SLOTS = 8
 """Adapters whose factors lie side by side. More in one product is hardly faster, and a bank has its memory
 from its first adapter on."""
 LONG = 16
-"""Tokens a row from which on a product for each run of rows is faster than one for several adapters, which
-has to bring the rows together first."""
+"""Tokens a row from which it costs more to bring the rows of an adapter together than to multiply each run of
+them where it stands."""
 
 
 class RowChoice:
@@ -87,12 +88,15 @@ class SegmentedLinear(nn.Module):
         assignment.check(x)
         if assignment.names is None:
             self._add(x, y, assignment.adapters[0])
-        elif math.prod(x.shape[1:-1]) >= LONG:
+            return y
+        products = assignment.products(self.places)
+        in_place = all(product.rows is not None for product in products)
+        if in_place or math.prod(x.shape[1:-1]) < LONG:
+            self._add_together(x, y, products)
+        else:
             for adapter, start, stop in assignment.runs:
                 if adapter in self.places:
                     self._add(x[start:stop], y[start:stop], adapter)
-        else:
-            self._add_together(x, y, assignment)
         return y
 
     def _add(self, x: Tensor, y: Tensor, adapter: str) -> None:
@@ -101,9 +105,9 @@ class SegmentedLinear(nn.Module):
         A, B = self.banks[bank].A[slot], self.banks[bank].B[slot]
         _flat(y).addmm_(torch.mm(_flat(x), A.T), B.T)
 
-    def _add_together(self, x: Tensor, y: Tensor, assignment: Assignment) -> None:
+    def _add_together(self, x: Tensor, y: Tensor, products: Iterable[Product]) -> None:
         """The same with one product for all adapters in a stretch of slots."""
-        for product in assignment.products(self.places):
+        for product in products:
             bank = self.banks[product.bank]
             A, B = bank.A[product.slots].transpose(1, 2), bank.B[product.slots].transpose(1, 2)
             if product.rows is not None:

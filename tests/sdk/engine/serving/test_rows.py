@@ -72,6 +72,24 @@ def test_each_row_is_that_of_its_adapter_alone(adapters, alone, batch):
         assert name is None or float((expected - bare[row][real[row]]).abs().max()) > 1e-2
 
 
+@pytest.mark.parametrize("tokens", [1, 40])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["lora", "lora", "olora", "olora", "first", "first"],
+        ["lora", "olora", "lora", "first", "olora", "first"],
+        ["lora", "lora", "lora", "first", None, "olora"],
+    ],
+    ids=["side by side", "in turns", "uneven"],
+)
+def test_every_way_through_a_layer_is_exact(adapters, alone, rows, tokens):
+    ids = {"input_ids": torch.randint(3, 300, (6, tokens), generator=torch.Generator().manual_seed(1))}
+    with adapters.rows(rows):
+        mixed = logits(adapters.model, ids)
+    for row, name in enumerate(rows):
+        torch.testing.assert_close(mixed[row], logits(alone(name), ids)[row], rtol=0, atol=1e-5)
+
+
 def test_rows_of_the_base_are_the_base_bit_for_bit(adapters, alone, batch):
     with adapters.rows(ROWS):
         mixed = logits(adapters.model, batch)
