@@ -23,7 +23,7 @@ OPTIONS = {"budget": {"target_rank": 2, "warmup_steps": 0, "final_steps": 1, "ev
 EVALUATORS = {"accuracy-scaled": [{"name": "exact-match", "samples": 2, "max_new_tokens": 2}]}
 """Of a combiner that goes by what they measure."""
 UNDER_ALL = ("none", "nf4")
-"""Quantizers under every adapter; the others take turns, each under a third of the adapters."""
+"""Quantizers under every adapter; the others take turns, each under two of the adapters or so."""
 KINDS = ("quantizer", "adapter", "rank_scheduler", "loss_combiner")
 
 APPLY = """
@@ -52,7 +52,7 @@ def recipes(registry):
     schedulers, combiners = (first_party(registry, kind) for kind in ("rank_scheduler", "loss_combiner"))
     for row, quantizer in enumerate(first_party(registry, "quantizer")):
         for column, adapter in enumerate(first_party(registry, "adapter")):
-            if quantizer not in UNDER_ALL and (row + column) % 3:
+            if quantizer not in UNDER_ALL and (row + column) % 7:
                 continue
             for scheduler in schedulers:
                 combiner = combiners[(row + column) % len(combiners)]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from first_party import ADAPTERS, QUANTIZERS, plan_of
+from first_party import ADAPTERS, QUANTIZERS, matrix, plan_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from edgelora.engine.hot_path import use_own_forwards, uses_hot_path
@@ -64,15 +64,13 @@ def distances(layer, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("quantizer", QUANTIZERS)
-@pytest.mark.parametrize("adapter", FUSED)
+@pytest.mark.parametrize(("adapter", "quantizer"), matrix(FUSED))
 def test_forward_and_gradients_are_those_of_the_plain_form(adapter, quantizer, bias):
     for site, layer in layers_of(adapter, quantizer, bias=bias).items():
         assert max(distances(layer).values()) <= 1e-6, site
 
 
-@pytest.mark.parametrize("quantizer", QUANTIZERS)
-@pytest.mark.parametrize("adapter", FUSED)
+@pytest.mark.parametrize(("adapter", "quantizer"), matrix(FUSED))
 def test_in_sixteen_bits_they_are_within_their_rounding(adapter, quantizer):
     """The fused form rounds once where the plain one rounds twice."""
     for site, layer in layers_of(adapter, quantizer, bias=True, dtype="bfloat16").items():

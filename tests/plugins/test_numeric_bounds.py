@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from first_party import ADAPTERS, QUANTIZERS, plan_of
+from first_party import ADAPTERS, matrix, plan_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from edgelora.engine.inject import inject, plain_linears, trainable_parameters
@@ -10,7 +10,6 @@ from edgelora.layers import FrozenLinear, merge_bias_into, merge_into
 
 STARTING_AT_THE_BASE = [name for name, part in ADAPTERS.items() if not part.starts_elsewhere]
 FOLDING = [name for name, part in ADAPTERS.items() if {"LowRank", "Mergeable"} & set(part.abilities)]
-OVER_ANY_BASE = pytest.mark.parametrize("quantizer", QUANTIZERS)
 
 
 def base_of(quantizer):
@@ -53,15 +52,13 @@ def fold(model, layers):
         model.set_submodule(site, FrozenLinear(weight, bias, base.in_features, base.out_features))
 
 
-@OVER_ANY_BASE
-@pytest.mark.parametrize("adapter", STARTING_AT_THE_BASE)
+@pytest.mark.parametrize(("adapter", "quantizer"), matrix(STARTING_AT_THE_BASE))
 def test_training_starts_within_a_millionth_of_the_base(adapter, quantizer):
     model, _ = adapted(adapter, quantizer)
     assert (logits(model) - logits(base_of(quantizer))).abs().max() <= 1e-6
 
 
-@OVER_ANY_BASE
-@pytest.mark.parametrize("adapter", FOLDING)
+@pytest.mark.parametrize(("adapter", "quantizer"), matrix(FOLDING))
 def test_a_folded_model_computes_the_same_within_a_hundred_thousandth(adapter, quantizer):
     model, layers = moved(adapter, quantizer)
     unfolded, base = logits(model), logits(base_of(quantizer))
@@ -71,8 +68,7 @@ def test_a_folded_model_computes_the_same_within_a_hundred_thousandth(adapter, q
     assert (logits(model) - unfolded).abs().max() <= 1e-5 * largest
 
 
-@OVER_ANY_BASE
-@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize(("adapter", "quantizer"), matrix(ADAPTERS))
 def test_training_computes_after_an_evaluation_what_it_did_before(adapter, quantizer):
     # bitsandbytes' own layer repacks its codes at its first evaluation, on CPUs with AVX512-BF16.
     model, layers = moved(adapter, quantizer)
