@@ -48,15 +48,31 @@ class NestedOptions(Options):
     )
 
     def check(self, plan: Plan) -> None:
-        """Refuse ranks above the adapter's, and a choice of ranks that would leave components untrained."""
-        options = plan.parts["adapter"].options
-        if isinstance(options, AdapterOptions):
-            limit = max([options.rank, *options.rank_pattern.values()])
-            _refuse_above(limit, max(self.ranks or [1]), "rank_scheduler.ranks")
+        """Refuse ranks above the adapter's, and choices that would publish or leave untrained components."""
         if self.frozen and self.ranks is not None:
             raise PlanError(
                 "nested: with frozen only the components named by ranks would ever learn",
                 fix="leave rank_scheduler.ranks out, or set frozen to false",
+            )
+        options = plan.parts["adapter"].options
+        if isinstance(options, AdapterOptions):
+            all_ranks = {options.rank, *options.rank_pattern.values()}
+            _refuse_above(max(all_ranks), max(self.ranks or [1]), "rank_scheduler.ranks")
+            if isinstance(options, DyloraOptions):
+                self._refuse_undrawn(options.published_rank or options.rank_limit())
+            if self.frozen and len(all_ranks) > 1:
+                raise PlanError(
+                    "nested: with frozen the last component of a site of a lower rank would learn in every "
+                    "step of a higher one",
+                    fix="leave adapter.rank_pattern out, or set frozen to false",
+                )
+
+    def _refuse_undrawn(self, published: int) -> None:
+        if self.ranks is not None and published not in self.ranks:
+            raise PlanError(
+                f"nested: rank {published} is published, and rank_scheduler.ranks never draws it",
+                fix=f"add {published} to rank_scheduler.ranks, or set adapter.published_rank to "
+                f"{max(self.ranks)}",
             )
 
 

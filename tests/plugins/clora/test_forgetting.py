@@ -1,21 +1,22 @@
 """Forgetting: what was answered before training and is not any more, question by question."""
 
-from contextlib import nullcontext
-from types import SimpleNamespace
+from copy import deepcopy
 
 import pytest
 import torch
+from tiny_models import save_llama, save_tokenizer
 from torch import nn
+from transformers import AutoModelForCausalLM
 
-from edgelora.errors import PlanError
+from edgelora.errors import CombinationError, PlanError
 from edgelora.intervals import paired_interval
 from edgelora.layers import FrozenLinear, LowRankLinear
+from edgelora.layers.generate import greedy
 from edgelora.layers.start import as_started
 from edgelora.plan import make_plan
-from edgelora.protocols import Factors, Site
+from edgelora.protocols import Evaluation, Example, Factors, Site
 from edgelora.recipe import make_recipe
 from edgelora.registry import Registry
-from edgelora_plugins.clora import metrics
 from edgelora_plugins.clora.metrics import Forgetting
 from edgelora_plugins.clora.options import ForgettingOptions
 
@@ -34,18 +35,49 @@ def test_a_layer_computes_its_start_inside_and_itself_again_afterwards():
     assert torch.equal(layer(x), before) and "forward" not in vars(layer)
 
 
-def test_it_counts_what_is_lost_less_what_is_gained(monkeypatch):
-    answers = iter([[True, False, False, True], [True, True, True, False]])
-    examples = [SimpleNamespace(prompt=str(number), response="") for number in range(4)]
-    monkeypatch.setattr(metrics, "answered_right", lambda *_: next(answers))
-    monkeypatch.setattr(metrics, "examples_of", lambda *_: examples)
-    run = SimpleNamespace(layers={"q": nn.Identity()}, past={}, plan=None)
-    monkeypatch.setattr(metrics, "as_started", lambda *_: nullcontext())
-    found = Forgetting(ForgettingOptions(tasks=["old"]))(run)
-    assert found["old.forgetting"].value == pytest.approx((2 - 1) / 4)
-    assert found["old.before"].value == 0.75
-    low, high = paired_interval(2, 1, 4)
+@torch.no_grad()
+def adapted(folder, past):
+    """A model of two blocks and its tokenizer, its adapted layers, and a function that tells its answers.
+
+    The first layer has a past and learned nothing, the second learned; before they take their places the
+    past is in the weights.
+    """
+    tokenizer = save_tokenizer(folder)
+    save_llama(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    first, second = (block.mlp for block in model.model.layers)
+    layers = {}
+    for depth, mlp in enumerate((first, second)):
+        base = FrozenLinear.of(deepcopy(mlp.down_proj))
+        layers[str(depth)] = LowRankLinear(base, Site(str(depth), depth, "down_proj", 2, 2.0))
+    layers["1"].lora_A.normal_(std=0.1)
+    layers["1"].lora_B.normal_()
+    first.down_proj.weight += past.scaling * past.B @ past.A
+    questions = [f"say {a}{b}" for a in "abcdefgh" for b in "abcdefgh"]
+    before = greedy(model, tokenizer, questions, max_new_tokens=2)
+    first.down_proj, second.down_proj = layers.values()
+    after = greedy(model, tokenizer, questions, max_new_tokens=2)
+    return model, tokenizer, layers, list(zip(questions, before, after, strict=True))
+
+
+def test_it_counts_what_is_lost_less_what_is_gained(tmp_path):
+    torch.manual_seed(0)
+    past = Factors(torch.randn(2, 128), torch.randn(64, 2), 0.1)
+    model, tokenizer, layers, answers = adapted(tmp_path, past)
+    kept = next((question, before) for question, before, after in answers if before.strip() == after.strip())
+    changed = [each for each in answers if each[1].strip() != each[2].strip()]
+    lost, lost_too, gained, never = changed[:4]
+    asked = [kept, lost[:2], lost_too[:2], (gained[0], gained[2]), (never[0], "neither")]
+    examples = [Example("old", question, response) for question, response in asked]
+    run = Evaluation(
+        model, tokenizer, layers, (), ("old",), None, 0, examples=examples, past={"0": (past,)}
+    )  # fmt: skip
+    found = Forgetting(ForgettingOptions(tasks=["old"], max_new_tokens=2))(run)
+    assert found["old.forgetting"].value == pytest.approx((2 - 1) / 5)
+    assert found["old.before"].value == pytest.approx(3 / 5)
+    low, high = paired_interval(2, 1, 5)
     assert (found["old.forgetting"].low, found["old.forgetting"].high) == (low, high)
+    assert greedy(model, tokenizer, [lost[0]], max_new_tokens=2) == [lost[2]]  # and it computes as it did
 
 
 @pytest.mark.parametrize(
@@ -62,9 +94,9 @@ def test_the_interval_is_that_of_the_published_method():
     assert (low, high) == (pytest.approx(0.0384, abs=1e-4), pytest.approx(0.1596, abs=1e-4))
 
 
-def plan_with(data, **options):
+def plan_with(data, adapter="lora:lora", **options):
     evaluators = [{"name": "forgetting", **options}]
-    document = {"base": "micro", "data": data, "evaluators": evaluators}
+    document = {"base": "micro", "data": data, "adapter": adapter, "evaluators": evaluators}
     return make_plan(make_recipe(document), Registry.discover())
 
 
@@ -84,3 +116,9 @@ def test_a_plan_without_an_earlier_task_is_refused():
     assert "held_out: 1" in caught.value.fix
     with pytest.raises(PlanError, match="the data have no task 'old'"):
         plan_with([{"path": "new.jsonl"}], tasks=["old"])
+
+
+def test_an_adapter_of_the_whole_model_is_refused_for_it_has_no_layers_to_set_back():
+    data = [{"path": "new.jsonl"}, {"path": "o", "task": "old", "held_out": 1}]
+    with pytest.raises(CombinationError, match="adapter 'weights' changes the model as a whole"):
+        plan_with(data, adapter="full:weights")

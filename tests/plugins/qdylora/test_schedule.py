@@ -124,8 +124,23 @@ def test_it_needs_an_adapter_that_is_nested():
         ({"adapter": {"rank": 8, "published_rank": 9}}, "published_rank: 9 is above .* largest rank, 8"),
         ({"evaluators": [{"name": "rank-sweep", "ranks": [128]}]}, "the ranks of rank-sweep: 128 is above"),
         ({"rank_scheduler": {"ranks": [4], "frozen": True}}, "only the components named by ranks would"),
+        ({"adapter": {"rank": 8}, "rank_scheduler": {"ranks": [1, 2]}}, "rank 8 is published, and .* never"),
+        (
+            {"adapter": {"rank": 8, "published_rank": 4}, "rank_scheduler": {"ranks": [2, 8]}},
+            "rank 4 is published, and .* never",
+        ),
+        (
+            {"adapter": {"rank": 8, "rank_pattern": {"q_proj": 4}}, "rank_scheduler": {"frozen": True}},
+            "the last component of a site of a lower rank would learn in every step",
+        ),
     ],
 )
 def test_ranks_that_do_not_fit_are_refused_when_they_are_planned(parts, problem):
     with pytest.raises(PlanError, match=problem):
         plan(**parts)
+
+
+def test_a_published_rank_that_is_drawn_is_planned():
+    plan(adapter={"rank": 8, "published_rank": 2}, rank_scheduler={"ranks": [1, 2]})
+    plan(adapter={"rank": 8}, rank_scheduler={"ranks": [1, 8]})
+    plan(adapter={"rank": 8, "rank_pattern": {"q_proj": 4}}, rank_scheduler={"ranks": [1, 8]})

@@ -8,6 +8,7 @@ from torch import nn
 
 from edgelora import Registry
 from edgelora.engine.optimizer import make_schedule
+from edgelora.errors import CombinationError
 from edgelora.plan import make_plan
 from edgelora.protocols import TrainingRun
 from edgelora.recipe import TrainSettings, make_recipe
@@ -178,3 +179,9 @@ def test_a_derivative_names_it():
     recipe = make_recipe({"derivative": "gradient-importance", "base": "micro"})
     plan = make_plan(recipe, Registry.discover())
     assert isinstance(plan.build("rank_scheduler"), GradientImportance)
+
+
+def test_an_adapter_of_the_whole_model_is_refused_for_it_has_no_layers_to_weigh():
+    document = {"base": "micro", "data": [{"path": "rows.jsonl"}], "rank_scheduler": "gradient-importance"}
+    with pytest.raises(CombinationError, match="adapter 'weights' changes the model as a whole"):
+        make_plan(make_recipe(document | {"adapter": "full:weights"}), Registry.discover())
