@@ -8,11 +8,11 @@ from types import MappingProxyType
 from typing import Any
 
 from edgelora.engine.published import plain_lora_part
-from edgelora.engine.required_parts import check_runtime, only_component, remedy, required_part
+from edgelora.engine.required_parts import check_runtime, remedy, required_part
 from edgelora.errors import PartNotFound, PluginMissing, TensorsMismatch
 from edgelora.manifest import Component, Manifest
 from edgelora.manifest.lora_shapes import is_plain_lora
-from edgelora.manifest.requirements import InstalledPlugin, check_plugins
+from edgelora.manifest.requirements import InstalledPlugin, check_plugins, only_component
 from edgelora.parts import Derivative
 from edgelora.plan import Plan, make_plan
 from edgelora.plan.choice import choose_part
@@ -27,7 +27,7 @@ def plan_of(manifest: Manifest, registry: Registry, *, base: str, dtype: str) ->
 
     Raises:
         PluginMissing: Names the distribution and version to install.
-        FeatureRequired: The manifest composes several components.
+        FeatureRequired: The manifest composes several components, or scales one.
     """
     make = _plain_plan if is_plain_lora(only_component(manifest)) else _whole_plan
     return _planned(make, manifest, registry, base, dtype)
@@ -38,7 +38,7 @@ def trained_plan_of(manifest: Manifest, registry: Registry, *, base: str, dtype:
 
     Raises:
         PluginMissing: Names the distribution and version to install.
-        FeatureRequired: The manifest composes several components.
+        FeatureRequired: The manifest composes several components, or scales one.
     """
     return _planned(_whole_plan, manifest, registry, base, dtype)
 

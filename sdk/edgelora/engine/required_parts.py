@@ -1,4 +1,4 @@
-"""What a manifest asks of the reader: one component, this edgelora, and the plugins of its parts."""
+"""What a manifest asks of the reader: this edgelora, and the plugins of its parts."""
 
 from __future__ import annotations
 
@@ -10,20 +10,6 @@ from edgelora.parts import Kind
 from edgelora.registry import Registry
 from edgelora.registry.status import FoundPart
 from edgelora.version import __version__
-
-
-def only_component(manifest: Manifest) -> Component:
-    """The component of an adapter that has one.
-
-    Raises:
-        FeatureRequired: It composes several.
-    """
-    if len(manifest.components) != 1:
-        raise FeatureRequired(
-            f"the manifest has {len(manifest.components)} components, and this edgelora applies one",
-            fix="upgrade edgelora",
-        )
-    return manifest.components[0]
 
 
 def check_runtime(manifest: Manifest) -> None:

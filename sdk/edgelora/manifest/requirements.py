@@ -1,11 +1,11 @@
-"""Which plugins an adapter needs to be applied, and whether they are there."""
+"""What an adapter needs to be applied: one component as it stands, and plugins that are there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from edgelora.errors import PluginMissing
+from edgelora.errors import FeatureRequired, PluginMissing
 from edgelora.manifest.components import Component, PluginRef
 from edgelora.manifest.lora_shapes import is_plain_lora
 from edgelora.manifest.models import Manifest
@@ -19,6 +19,27 @@ class InstalledPlugin:
     version: str
     wheel_digest: str | None = None
     """Of the wheel it was installed from, where that is known."""
+
+
+def only_component(manifest: Manifest) -> Component:
+    """The component of an adapter that has one, whose output is added as it is.
+
+    Raises:
+        FeatureRequired: It composes several, or scales the output of the one.
+    """
+    name, components = manifest.identity.name, manifest.components
+    if len(components) != 1:
+        raise FeatureRequired(
+            f"the manifest of {name} has {len(components)} components, and this edgelora reads one",
+            fix="upgrade edgelora",
+        )
+    (component,) = components
+    if component.scale is not None and float(component.scale) != 1:
+        raise FeatureRequired(
+            f"the component of {name} has a scale of {component.scale}, and this edgelora reads none but 1",
+            fix="upgrade edgelora",
+        )
+    return component
 
 
 def check_plugins(manifest: Manifest, installed: Mapping[str, InstalledPlugin]) -> None:

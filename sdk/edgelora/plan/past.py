@@ -24,6 +24,7 @@ from edgelora.manifest import Component, Manifest
 from edgelora.manifest.base_identity import describe_config
 from edgelora.manifest.base_match import check_base
 from edgelora.manifest.lora_shapes import is_plain_lora
+from edgelora.manifest.requirements import only_component
 from edgelora.parts import Kind
 from edgelora.plan.part import PlannedPart
 from edgelora.plan.prepared import in_words, stored_form
@@ -113,22 +114,22 @@ def _find(reference: str, registry: Registry) -> PastAdapter:
     from edgelora.transfer import find_adapter
 
     found = find_adapter(reference)
-    components = found.manifest.components
-    if len(components) != 1:
+    try:
+        component = only_component(found.manifest)
+    except FeatureRequired as error:
         raise FeatureRequired(
-            f"{reference} of 'past' has {len(components)} components, and this edgelora goes on from one",
-            fix="leave it out of 'past', or upgrade edgelora",
-        )
-    if "targetModules" not in components[0].config:
+            f"{reference} of 'past': {error.problem}", fix=f"leave it out of 'past', or {error.fix}"
+        ) from error
+    if "targetModules" not in component.config:
         raise TensorsMismatch(
             f"the manifest of {reference} of 'past' does not say which linears it adapts",
             fix="leave it out of 'past', or ask its publisher to pack it again",
         )
     part = None
-    if not is_plain_lora(components[0]):
-        document = components[0].parts["adapter"].model_dump()
+    if not is_plain_lora(component):
+        document = component.parts["adapter"].model_dump()
         part = part_from_document("adapter", document, registry)
-        _check_is_product(reference, part, components[0].config)
+        _check_is_product(reference, part, component.config)
     return PastAdapter(reference, found.folder, found.digest, found.manifest, part)
 
 

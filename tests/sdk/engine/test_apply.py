@@ -10,10 +10,13 @@ from safetensors.torch import load_file, save_file
 from tiny_models import save_llama, save_tokenizer
 from transformers import AutoModelForCausalLM
 
+from edgelora.engine.analysis import published_factors
 from edgelora.engine.apply import apply, load_adapted, probe_logits
 from edgelora.engine.base import load_base
+from edgelora.engine.exporting.source import open_source
 from edgelora.engine.manifest_plan import plan_of
 from edgelora.engine.merge import merge
+from edgelora.engine.serving import load_adapters
 from edgelora.errors import (
     BaseNotFound,
     DigestMismatch,
@@ -338,6 +341,24 @@ def test_several_components_are_refused(trained, tiny_base, registry, tmp_path):
     repack(folder, components=(component, component.model_copy(update={"id": "second"})))
     with pytest.raises(FeatureRequired, match="has 2 components"):
         load_adapted(str(folder), registry, base=str(tiny_base))
+
+
+def test_a_component_that_is_scaled_is_refused_by_all_who_read_adapters(
+    trained, tiny_base, registry, tmp_path
+):
+    folder = copy_of(trained["lora"], tmp_path)
+    (component,) = read_manifest(folder / MANIFEST_NAME).components
+    repack(folder, components=(component.model_copy(update={"scale": "0.5"}),))
+    for read in (
+        lambda: load_adapted(str(folder), registry, base=str(tiny_base)),
+        lambda: load_adapters({"a": str(folder)}, registry, base=str(tiny_base)),
+        lambda: published_factors(str(folder)),
+        lambda: open_source(str(folder)),
+    ):
+        with pytest.raises(FeatureRequired, match=r"has a scale of 0\.5, and this edgelora reads none but 1"):
+            read()
+    repack(folder, components=(component.model_copy(update={"scale": "1.0"}),))
+    assert published_factors(str(folder))
 
 
 def test_the_card_names_base_library_and_measurements(trained, tiny_base):

@@ -226,6 +226,11 @@ def test_what_is_no_one_product_is_refused(train, tiny_base, rows, registry, tmp
             "has 2 components",
         ),
         (
+            lambda component: [component.model_copy(update={"scale": "0.5"})],
+            FeatureRequired,
+            "has a scale of 0.5",
+        ),
+        (
             lambda component: [component.model_copy(update={"config": {"r": 4, "alpha": 4}})],
             TensorsMismatch,
             "does not say which linears it adapts",

@@ -17,6 +17,7 @@ from edgelora.manifest import Component
 from edgelora.manifest.base_identity import identify_base
 from edgelora.manifest.base_match import check_base
 from edgelora.manifest.lora_shapes import is_plain_lora
+from edgelora.manifest.requirements import only_component
 from edgelora.protocols import Factors
 from edgelora.signing import check_trusted
 from edgelora.transfer import locate_adapter
@@ -43,23 +44,33 @@ class SiteAmplification:
 def published_factors(reference: str) -> dict[str, Factors]:
     """The factors of an adapter that is published as plain LoRA, by site, from the input on.
 
+    Embeddings are left out: what is compared are the inputs that linears look at.
+
     Args:
         reference: An adapter directory, a pulled adapter, or a reference into a store. It is verified.
 
     Raises:
-        ExportUnsupported: What it changes is not said by two factors for each site.
+        ExportUnsupported: What it changes is not said by two factors for each site, or is no linear.
+        FeatureRequired: It composes several components, or scales one.
         TensorsMismatch: A factor has no other beside it.
     """
     folder = locate_adapter(reference)
     manifest = check_trusted(folder)
     name = manifest.identity.name
-    if len(manifest.components) != 1 or not is_plain_lora(manifest.components[0]):
+    component = only_component(manifest)
+    if not is_plain_lora(component):
         raise ExportUnsupported(
             f"adapter {name} is not published as plain LoRA: two factors do not say what it changes",
             fix="look at one that is: edgelora show tells the derivative and files of an adapter",
         )
-    component, tensors = manifest.components[0], read_tensors(folder, manifest)
-    sites = sorted({tensor.rpartition(".lora_")[0] for tensor in tensors}, key=_by_depth)
+    tensors = read_tensors(folder, manifest)
+    of_linears = [tensor for tensor in tensors if ".lora_embedding_" not in tensor]
+    if not of_linears:
+        raise ExportUnsupported(
+            f"adapter {name} changes embeddings alone, and linears are what is looked at",
+            fix="look at one that changes linears",
+        )
+    sites = sorted({tensor.rpartition(".lora_")[0] for tensor in of_linears}, key=_by_depth)
     if odd := [site for site in sites if {f"{site}.lora_A", f"{site}.lora_B"} - tensors.keys()]:
         raise TensorsMismatch(
             f"adapter {name} lacks a factor of {odd[0] or 'a site'}",

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgelora.confined import read_regular
-from edgelora.engine.required_parts import check_runtime, only_component
-from edgelora.errors import DigestMismatch, FeatureRequired
+from edgelora.engine.required_parts import check_runtime
+from edgelora.errors import DigestMismatch
 from edgelora.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Component, Manifest, parse_manifest
 from edgelora.manifest.lora_shapes import PEFT_CONFIG_FILE, PLAIN_LORA_FILE
+from edgelora.manifest.requirements import only_component
 from edgelora.signing import check_trusted
 from edgelora.transfer import locate_adapter
 from edgelora.verify import read_verified
@@ -67,19 +68,13 @@ def open_source(reference: str) -> Source:
     """The adapter of a folder, of the shelf, or of a store.
 
     Raises:
-        FeatureRequired: It composes several components, or needs another edgelora.
+        FeatureRequired: It composes several components or scales one, or needs another edgelora.
         EdgeloraError: What `edgelora.signing.check_trusted` finds.
     """
     folder = locate_adapter(reference)
     manifest = check_trusted(folder)
-    component = only_component(manifest)
+    only_component(manifest)
     check_runtime(manifest)
-    if component.scale is not None and float(component.scale) != 1:
-        raise FeatureRequired(
-            f"the component of {manifest.identity.name} has a scale of {component.scale}, and this edgelora "
-            "exports none",
-            fix="upgrade edgelora",
-        )
     data = read_regular(folder, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES)
     if parse_manifest(data, str(folder / MANIFEST_NAME)) != manifest:
         raise DigestMismatch(

@@ -75,6 +75,21 @@ def test_an_adapter_that_two_factors_do_not_tell_is_refused(recipe, registry, tm
         published_factors(str(dora.folder))
 
 
+def test_embeddings_are_left_out(recipe, registry, tmp_path):
+    folders = []
+    for number, modules in enumerate((["embed_tokens", "q_proj"], ["embed_tokens"])):
+        adapter = {"rank": 2, "target_modules": modules}
+        out = str(tmp_path / str(number))
+        folders.append(
+            run(recipe({"max_steps": 2}, adapter=adapter, out=out, evaluators=[]), registry).folder
+        )
+    assert Q in published_factors(str(folders[0])) and len(published_factors(str(folders[0]))) == 2
+    with pytest.raises(
+        ExportUnsupported, match="changes embeddings alone, and linears are what is looked at"
+    ):
+        published_factors(str(folders[1]))
+
+
 def test_amplification_is_over_the_base_it_was_trained_on(adapters, tiny_base, tmp_path):
     factors = published_factors(adapters["small"])
     found = amplifications(factors, source_of(adapters["small"], str(tiny_base)))
