@@ -14,6 +14,7 @@ from edgelora_cli.commands import Command, rank_option, set_option, threads_opti
 from edgelora_cli.console import emit, note, settings
 
 if TYPE_CHECKING:
+    from edgelora.engine.past_sites import Past
     from edgelora.protocols import Measurement
 
 GATE = re.compile(r"\s*(?P<metric>[^<>=\s]+)\s*(?P<sign>>=|<=)\s*(?P<bar>[-+0-9.eE]+)\s*")
@@ -75,8 +76,10 @@ def evaluate(
         opened = open_adapted(
             adapter, registry, base=wanted.base, revision=wanted.revision, dtype=wanted.train.dtype, rank=rank
         )
-    with taken_off(opened.model, opened.layers):
-        past = read_past(opened.model, plan)
+    past: Past = {}
+    if plan.past:
+        with taken_off(opened.model, opened.layers) as bare:
+            past = read_past(bare, plan)
     dataset = load_dataset(
         wanted.data, opened.tokenizer, max_length=wanted.train.max_length, tasks=opened.tasks
     )

@@ -8,6 +8,15 @@ from adapter_folders import write_adapter
 
 from edgelora_cli import models
 
+TRAINED = """
+derivative: {derivative}
+base: micro
+data: [{{path: rows.jsonl, held_out: 0.5}}]
+{more}
+evaluators: [loss]
+train: {{max_steps: 2, batch_size: 2, accumulation: 1, learning_rate: 0.1, threads: 1, evaluate_base: true}}
+out: {out}
+"""
 ROW = '{"instruction": "Pump 1 runs at 81 C. Alarm?", "output": "yes"}\n'
 
 
@@ -45,3 +54,20 @@ def test_an_adapter_is_measured_on_the_revision_the_recipe_names(edgelora, threa
     ran = edgelora("evaluate", recipe(base="acme/small", revision="f00d"), "--adapter", "adapter")
     assert ran.exit_code in (4, 9)
     assert "f00d" in ran.err
+
+
+def test_an_adapter_of_the_model_as_a_whole_is_measured_and_not_its_base(edgelora):
+    rows = (ROW.replace("81", str(each)) for each in range(8))
+    Path("rows.jsonl").write_text("".join(rows))
+    Path("whole.yaml").write_text(TRAINED.format(derivative="peft:ia3", more="", out="whole"))
+    trained = edgelora("train", "whole.yaml", "--json").document
+    expected = trained["measurements"]["main.loss"]["value"]
+    assert trained["base_measurements"]["main.loss"]["value"] != expected
+    Path("first.yaml").write_text(TRAINED.format(derivative="lora", more="", out="first"))
+    assert edgelora("train", "first.yaml").exit_code == 0
+    Path("next.yaml").write_text(
+        TRAINED.format(derivative="clora", more="past: [./first/adapter]", out="next")
+    )
+    for recipe in ("whole.yaml", "next.yaml"):
+        found = edgelora("evaluate", recipe, "--adapter", "./whole/adapter", "--json").document
+        assert found["measurements"]["main.loss"]["value"] == pytest.approx(expected, rel=1e-6)

@@ -16,6 +16,7 @@ from edgelora.engine.apply import load_tensors, read_tensors, take_off
 from edgelora.engine.inject import inject, plain_linears
 from edgelora.engine.past_sites import Past, past_to_load, within_rank
 from edgelora.engine.published import plain_lora_part
+from edgelora.engine.whole_model import WholeModel
 from edgelora.errors import CombinationError
 from edgelora.layers import factors_are_exact
 from edgelora.manifest import Base
@@ -60,14 +61,16 @@ def read_past(model: nn.Module, plan: Plan) -> Past:
 
 
 @contextmanager
-def taken_off(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[None]:
-    """The base alone inside; the adapter is back afterwards."""
+def taken_off(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[nn.Module]:
+    """The base alone inside, which is what ``with`` gives; the adapter is back afterwards."""
     adapted = set(layers.values())
     places = {name: part for name, part in model.named_modules(remove_duplicate=False) if part in adapted}
     take_off(model, layers)
     try:
-        yield
+        yield layers.base if isinstance(layers, WholeModel) else model
     finally:
+        if isinstance(layers, WholeModel):
+            layers.put_back()
         for name, layer in places.items():
             model.set_submodule(name, layer)
 

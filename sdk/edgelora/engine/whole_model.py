@@ -90,10 +90,19 @@ class WholeModel(Mapping[str, nn.Module]):
             )
         return self.adapter.folded(self.model)
 
+    @property
+    def base(self) -> nn.Module:
+        """What was adapted."""
+        return next(iter(self._names))
+
     def take_off(self) -> None:
-        """Put the modules of the base back where others took their place."""
-        for module, children in self._children.items():
-            module._modules = dict(children)
+        """Put the modules of the base back where others took their place; `put_back` undoes it."""
+        self._adapted = {module: dict(module._modules) for module in self._children}
+        _give_children(self._children)
+
+    def put_back(self) -> None:
+        """Put the adapter back where it was when it was taken off."""
+        _give_children(self._adapted)
 
 
 def adapt_whole(model: nn.Module, adapter: AdaptsModel, name: str, dtype: torch.dtype) -> WholeModel:
@@ -130,6 +139,11 @@ def adapt_whole(model: nn.Module, adapter: AdaptsModel, name: str, dtype: torch.
             fix="let adapt return a model with parameters that require gradients",
         )
     return WholeModel(adapter, adapted, names, children)
+
+
+def _give_children(children: Mapping[nn.Module, Mapping[str, nn.Module | None]]) -> None:
+    for module, each in children.items():
+        module._modules = dict(each)
 
 
 def modules_of(layers: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:

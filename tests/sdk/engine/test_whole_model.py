@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from edgelora.engine.apply import apply, load_adapted, probe_logits
 from edgelora.engine.base import load_base
-from edgelora.engine.inject import adapter_tensors, inject, trainable_parameters
+from edgelora.engine.inject import adapter_tensors, inject, plain_linears, trainable_parameters
 from edgelora.engine.merge import merge
+from edgelora.engine.past_factors import taken_off
 from edgelora.engine.report import QuietReporter
 from edgelora.engine.whole_model import WholeModel
 from edgelora.errors import ExportUnsupported, Interrupted, PlanError, PluginBug, TensorsMismatch
@@ -95,6 +96,16 @@ def test_applied_it_computes_what_was_trained(trained, registry, tiny_base, name
     held = adapter_tensors(adapted.layers)
     assert all(torch.equal(stored[each], held[each]) for each in stored.keys() | held.keys())
     adapted.route(None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_taken_off_for_a_while_the_adapter_comes_back(trained, registry, tiny_base, name):
+    adapted = load_adapted(str(trained[name].folder), registry, base=str(tiny_base))
+    before = probe_logits(adapted.model)
+    with taken_off(adapted.model, adapted.layers) as base:
+        assert torch.equal(probe_logits(base), probe_logits(load_base(adapted.plan)))
+        assert plain_linears(base).keys() == plain_linears(load_base(adapted.plan)).keys()
+    assert torch.equal(probe_logits(adapted.model), before)
 
 
 def test_a_model_of_transformers_is_adapted_in_place_and_left_as_it_was_where_that_fails(
