@@ -22,7 +22,7 @@ from edgelora.engine.pack import NATIVE_NAME
 from edgelora.engine.past_sites import past_to_load
 from edgelora.engine.peft_format import WEIGHTS_NAME, from_peft
 from edgelora.engine.ranks import set_rank
-from edgelora.engine.whole_model import WholeModel, adapted_model
+from edgelora.engine.whole_model import WholeModel, adapted_model, give_back, made_of
 from edgelora.errors import EdgeloraError, ModelError, NoEffect, PlanError, TensorsMismatch
 from edgelora.layers import frozen_part
 from edgelora.manifest import Manifest
@@ -169,6 +169,7 @@ def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> Mapping
     model.eval()
     before, embedding = probe_logits(model), model.get_input_embeddings()
     past = past_to_load(manifest.components[0].config, plain_linears(model))
+    made = made_of(model)
     layers = inject(model, plan, past=past)
     adapted = adapted_model(model, layers)
     adapted.eval()  # what is new too: dropout belongs to training
@@ -186,6 +187,8 @@ def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> Mapping
             )
     except EdgeloraError:
         take_off(model, layers)
+        if isinstance(layers, WholeModel):
+            give_back(made)
         raise
     return layers
 

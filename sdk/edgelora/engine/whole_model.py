@@ -15,6 +15,8 @@ from edgelora.plan import Plan
 
 FROZEN = (FrozenLinear, FrozenEmbedding)
 """What an adapted layer wraps, for ``isinstance``."""
+MadeOf = Mapping[nn.Module, tuple[Mapping[str, nn.Module | None], Mapping[str, nn.Parameter | None]]]
+"""Of each module its modules and its parameters."""
 
 
 class WholeModel(Mapping[str, nn.Module]):
@@ -105,8 +107,20 @@ class WholeModel(Mapping[str, nn.Module]):
         _give_children(self._adapted)
 
 
+def made_of(model: nn.Module) -> MadeOf:
+    """The modules and parameters of each of its modules, for `give_back`; they are not copied."""
+    return {module: (dict(module._modules), dict(module._parameters)) for module in model.modules()}
+
+
+def give_back(made: MadeOf) -> None:
+    """Let modules be made of what they were made of, whatever took its place."""
+    for module, (children, parameters) in made.items():
+        module._modules = dict(children)
+        module._parameters = dict(parameters)
+
+
 def adapt_whole(model: nn.Module, adapter: AdaptsModel, name: str, dtype: torch.dtype) -> WholeModel:
-    """Let an adapter change a frozen model.
+    """Let an adapter change a frozen model; where that fails, the model is left as it was.
 
     Args:
         model: The base, in which nothing learns.
@@ -119,8 +133,19 @@ def adapt_whole(model: nn.Module, adapter: AdaptsModel, name: str, dtype: torch.
         PluginBug: The adapter returned no module, or one in which nothing learns.
     """
     names = {module: name for name, module in model.named_modules()}
-    children = {module: dict(module._modules) for module in names}
+    made = made_of(model)
     device = next(model.parameters()).device
+    try:
+        adapted = _adapt(model, adapter, name)
+        settle_modules((each for each in adapted.modules() if each not in names), device, dtype)
+    except Exception:
+        give_back(made)
+        raise
+    # Not the parameters: to keep those that others replaced would double the memory of a full fine-tuning.
+    return WholeModel(adapter, adapted, names, {module: children for module, (children, _) in made.items()})
+
+
+def _adapt(model: nn.Module, adapter: AdaptsModel, name: str) -> nn.Module:
     try:
         adapted = adapter.adapt(model)
     except ValueError as error:
@@ -132,13 +157,12 @@ def adapt_whole(model: nn.Module, adapter: AdaptsModel, name: str, dtype: torch.
             f"adapter {name!r} returned {type(adapted).__name__} for the model",
             fix="return an nn.Module from adapt",
         )
-    settle_modules((each for each in adapted.modules() if each not in names), device, dtype)
     if not any(parameter.requires_grad for parameter in adapted.parameters()):
         raise PluginBug(
             f"adapter {name!r} made a {type(adapted).__name__} in which nothing learns",
             fix="let adapt return a model with parameters that require gradients",
         )
-    return WholeModel(adapter, adapted, names, children)
+    return adapted
 
 
 def _give_children(children: Mapping[nn.Module, Mapping[str, nn.Module | None]]) -> None:

@@ -124,6 +124,21 @@ def test_a_model_of_transformers_is_adapted_in_place_and_left_as_it_was_where_th
     assert not torch.equal(probe_logits(model), before)
 
 
+def test_parameters_that_others_replaced_are_put_back_where_applying_fails(
+    recipe, registry, tiny_base, tmp_path
+):
+    from transformers import AutoModelForCausalLM
+
+    result = run(recipe(derivative="full", adapter=None, evaluators=[], train={"max_steps": 1}), registry)
+    _copy_with(result.folder, tmp_path / "damaged", {"model.norm.weight": torch.zeros(7)})
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    own = dict(model.named_parameters(remove_duplicate=False))
+    with pytest.raises(TensorsMismatch):
+        apply(model, str(tmp_path / "damaged"), registry)
+    after = dict(model.named_parameters(remove_duplicate=False))
+    assert after.keys() == own.keys() and all(after[name] is own[name] for name in own)
+
+
 def _copy_with(folder, copy, tensors):
     """The adapter directory with other weights, and a manifest that says so."""
     copy.mkdir()
