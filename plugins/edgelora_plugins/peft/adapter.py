@@ -44,15 +44,19 @@ class PeftAdapter:
     def adapt(self, model: Any) -> Any:
         """The model itself where PEFT replaced modules in it, and PEFT's model where that computes more."""
         # Kept, for nothing else could take their places in memory, and be taken for them.
-        self._base = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-        weights = [each for each in model.named_parameters() if not each[1].is_meta]
-        before = [(name, tensor, _glimpse(tensor)) for name, tensor in weights]
+        named = [*model.named_parameters(), *model.named_buffers()]
+        self._base = {id(tensor): tensor for _, tensor in named}
+        before = [(name, tensor, _glimpse(tensor)) for name, tensor in named if not tensor.is_meta]
         with _described_weights(model):
             self.tuned = get_peft_model(model, self.config)
         if moved := [name for name, tensor, seen in before if not torch.equal(_glimpse(tensor), seen)]:
             raise ValueError(
                 f"with these options PEFT starts by changing the base, such as {moved[0]}, which nothing may"
             )
+        if learning := [name for name, tensor in named if tensor.requires_grad]:
+            for tensor in self._base.values():
+                tensor.requires_grad_(False)
+            raise ValueError(f"with these options PEFT trains the base itself, such as {learning[0]}")
         if self.config.is_prompt_learning:
             _count_positions_by_mask(self.tuned)
             return self.tuned
@@ -141,8 +145,10 @@ def _buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _glimpse(weight: Tensor) -> Tensor:
-    """A few of its numbers, on the CPU."""
-    return weight.detach().flatten()[:64].to("cpu", copy=True)
+    """Some of its numbers, from all rows alike, on the CPU."""
+    numbers = weight.detach().flatten()
+    # An odd step meets every column of an even width.
+    return numbers[:: numbers.numel() // 64 | 1].to("cpu", copy=True)
 
 
 def _count_positions_by_mask(tuned: PeftModel) -> None:

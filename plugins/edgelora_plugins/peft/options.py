@@ -38,7 +38,7 @@ _MEANINGS = {
     "layers_to_transform": "Indices of the blocks to adapt; by default all.",
     "layers_pattern": "Name of the list of blocks, where it is not a common one.",
     "modules_to_save": "Modules that are trained and stored whole.",
-    "bias": "Which biases learn.",
+    "bias": "Which biases of the base learn: none may.",
     "init_weights": "How the adapter starts.",
     "rank_pattern": "Other ranks for some modules, by name or regular expression.",
     "alpha_pattern": "Other alphas for some, by name or regular expression.",
@@ -63,8 +63,8 @@ class PeftOptions(Options):
 
         Raises:
             CombinationError: The base is quantized and the method reads weights, blocks are computed again
-                and the method is part of their cache, an option needs a loss of its own, or what learns is to
-                be kept in bfloat16.
+                and the method is part of their cache, an option lets the base learn or needs a loss of its
+                own, or what learns is to be kept in bfloat16.
         """
         method = METHODS[self.peft_type.lower().replace("_", "-")]
         where = f"adapter peft:{plan.parts['adapter'].name}"
@@ -87,6 +87,12 @@ class PeftOptions(Options):
                 f"{where} cannot work with init_lora_weights {options['init_lora_weights']!r}: PEFT then "
                 "changes the base, which nothing may, or looks at data of its own",
                 fix="leave init_lora_weights out, or use derivative olora",
+            )
+        if options.get("bias", "none") != "none":
+            raise CombinationError(
+                f"{where} cannot work with bias {options['bias']!r}: the biases of the base would learn, "
+                "which are no part of the adapter",
+                fix="leave bias out",
             )
         if wanted := [name for name in _WITH_A_LOSS if options.get(name)]:
             raise CombinationError(

@@ -104,6 +104,13 @@ def test_an_option_whose_loss_nobody_would_add_is_refused():
         plan(adapter={"name": "peft:lora", "kasa_config": {"beta": 0.1}})
 
 
+@pytest.mark.parametrize(("name", "bias"), [("lora", "all"), ("lora", "lora_only"), ("boft", "boft_only")])
+def test_biases_of_the_base_that_would_learn_are_refused(name, bias):
+    plan(adapter={"name": f"peft:{name}", "bias": "none"})
+    with pytest.raises(CombinationError, match=f"peft:{name} cannot work with bias '{bias}'"):
+        plan(adapter={"name": f"peft:{name}", "bias": bias})
+
+
 def test_what_learns_stays_in_float32():
     with pytest.raises(CombinationError, match=r"vera cannot work with train.adapter_dtype"):
         plan({"adapter_dtype": "bfloat16"}, adapter="peft:vera")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import get_peft_model
 from peft_runs import config_of, file_names, logits_afresh, publish, recipe_of, save_base, stock_logits, train
 from safetensors.torch import load_file
 
@@ -15,6 +16,7 @@ from edgelora.layers.generate import greedy
 from edgelora.plan import make_plan
 from edgelora.registry import Registry
 from edgelora.run import run
+from edgelora_plugins.peft import adapter
 
 FEW = ["ia3", "p-tuning", "prefix-tuning", "prompt-tuning", "vera"]
 
@@ -32,6 +34,13 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def base_and_rows(place):
     return save_base(place)
+
+
+@pytest.fixture
+def bare(registry, tmp_path, base_and_rows):
+    """A plan of IA3, and its base."""
+    plan = make_plan(recipe_of("ia3", *base_and_rows, tmp_path / "run"), registry)
+    return plan, load_base(plan)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +125,35 @@ def test_a_start_that_changes_the_base_is_refused(registry, tmp_path, base_and_r
     without_data = make_plan(recipe.model_copy(update={"data": ()}), registry)
     with pytest.raises(PlanError, match=r"PEFT starts by changing the base, such as model\.layers"):
         inject(load_base(without_data), without_data)
+
+
+def test_weights_of_the_base_that_would_learn_are_refused_whatever_option_did_it(monkeypatch, bare):
+    def learning(model, config):
+        tuned = get_peft_model(model, config)
+        model.model.norm.weight.requires_grad_(True)
+        return tuned
+
+    monkeypatch.setattr(adapter, "get_peft_model", learning)
+    plan, model = bare
+    modules = list(model.modules())
+    with pytest.raises(PlanError, match=r"PEFT trains the base itself, such as model\.norm\.weight"):
+        inject(model, plan)
+    assert not model.model.norm.weight.requires_grad and list(model.modules()) == modules
+
+
+@pytest.mark.parametrize("changed", ["model.embed_tokens.weight", "model.rotary_emb.inv_freq"])
+def test_a_change_is_seen_wherever_in_the_base_it_is(monkeypatch, bare, changed):
+    plan, model = bare
+    tensor = dict([*model.named_parameters(), *model.named_buffers()])[changed]
+
+    def changing(model, config):
+        with torch.no_grad():
+            tensor[len(tensor) // 2 :] += 1
+        return get_peft_model(model, config)
+
+    monkeypatch.setattr(adapter, "get_peft_model", changing)
+    with pytest.raises(PlanError, match=f"PEFT starts by changing the base, such as {changed}"):
+        inject(model, plan)
 
 
 def test_modules_that_the_model_lacks_are_refused(registry, tmp_path, base_and_rows):
