@@ -36,7 +36,7 @@ class FactorBank:
     def __init__(self, rank: int, base: FrozenLinear, like: Tensor) -> None:
         self.A = like.new_empty(SLOTS, rank, base.in_features)
         self.B = like.new_empty(SLOTS, base.out_features, rank)
-        self.adapters: list[str | None] = [None] * SLOTS
+        self.taken = [False] * SLOTS
 
 
 class SegmentedLinear(nn.Module):
@@ -62,20 +62,32 @@ class SegmentedLinear(nn.Module):
     @torch.no_grad()
     def put(self, adapter: str, factors: Factors) -> None:
         """Copy an adapter's factors, A (rank, in) and B (out, rank), of any dtype and device."""
+        self.places[adapter] = self.hold(factors)
+
+    @torch.no_grad()
+    def hold(self, factors: Factors) -> Place:
+        """Copy factors to a free slot, of no adapter yet; where that fails the layer is as it was."""
         place = self._free_place(len(factors.A))
         bank = self.banks[place.bank]
-        bank.A[place.slot].copy_(factors.A)
-        # Rounded once, to the wider of both dtypes or from it.
-        wide = torch.promote_types(factors.B.dtype, bank.B.dtype)
-        torch.mul(factors.B.to(bank.B.device, wide), factors.scaling, out=bank.B[place.slot])
-        bank.adapters[place.slot] = adapter
-        self.places[adapter] = place
+        bank.taken[place.slot] = True
+        try:
+            bank.A[place.slot].copy_(factors.A)
+            # Rounded once, to the wider of both dtypes or from it.
+            wide = torch.promote_types(factors.B.dtype, bank.B.dtype)
+            torch.mul(factors.B.to(bank.B.device, wide), factors.scaling, out=bank.B[place.slot])
+        except BaseException:
+            self.release(place)
+            raise
+        return place
 
     def drop(self, adapter: str) -> None:
         """Forget an adapter; a bank that is empty then gives its memory back, if it is the last."""
-        place = self.places.pop(adapter)
-        self.banks[place.bank].adapters[place.slot] = None
-        while self.banks and not any(self.banks[-1].adapters):
+        self.release(self.places.pop(adapter))
+
+    def release(self, place: Place) -> None:
+        """Free the slot of factors that `hold` copied."""
+        self.banks[place.bank].taken[place.slot] = False
+        while self.banks and not any(self.banks[-1].taken):
             self.banks.pop()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,8 +134,8 @@ class SegmentedLinear(nn.Module):
 
     def _free_place(self, rank: int) -> Place:
         for number, bank in enumerate(self.banks):
-            if bank.A.shape[1] == rank and None in bank.adapters:
-                return Place(number, bank.adapters.index(None))
+            if bank.A.shape[1] == rank and not all(bank.taken):
+                return Place(number, bank.taken.index(False))
         self.banks.append(FactorBank(rank, self.base, self.like))
         return Place(len(self.banks) - 1, 0)
 

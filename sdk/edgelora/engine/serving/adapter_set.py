@@ -15,7 +15,7 @@ from edgelora.engine.serving.base import ServedBase
 from edgelora.engine.serving.factors import read_factors
 from edgelora.errors import AdapterNotFound, PlanError
 from edgelora.layers.generate import continue_rows
-from edgelora.layers.rows import Assignment, assign_rows, every_row
+from edgelora.layers.rows import Assignment, Place, assign_rows, every_row
 from edgelora.layers.segmented import RowChoice, SegmentedLinear
 from edgelora.manifest import Manifest
 from edgelora.protocols import Factors
@@ -72,6 +72,7 @@ class AdapterSet:
         self._like = torch.empty(0, dtype=base.dtype, device=base.device)
         self._layers: dict[str, SegmentedLinear] = {}
         self._adapters: dict[str, ServedAdapter] = {}
+        self._outer: list[Assignment] = []  # what the blocks of rows that are entered go back to
         self._turn = RLock()
 
     @property
@@ -135,7 +136,7 @@ class AdapterSet:
         _ = self[name]
         adapter, factors = self._read(reference, task)
         with self._turn:
-            self._drop(name)
+            _ = self[name]
             self._put(name, adapter, factors)
         return adapter
 
@@ -144,11 +145,11 @@ class AdapterSet:
 
         Raises:
             AdapterNotFound: No adapter is loaded under this name.
-            PlanError: Rows are of it at this moment.
+            PlanError: Rows are of it at this moment, or will be when a block of rows ends.
         """
         with self._turn:
             _ = self[name]
-            if name in self._choice.assignment.adapters:
+            if any(name in each.adapters for each in (*self._outer, self._choice.assignment)):
                 raise PlanError(
                     f"adapter {name!r} is in use",
                     fix="switch to another one first, or leave the block of rows",
@@ -181,12 +182,12 @@ class AdapterSet:
             for name in dict.fromkeys(names):
                 if name is not None:
                     _ = self[name]
-            before: Assignment = self._choice.assignment
+            self._outer.append(self._choice.assignment)
             self._choice.assignment = assign_rows(names, self.base.device)
             try:
                 yield
             finally:
-                self._choice.assignment = before
+                self._choice.assignment = self._outer.pop()
 
     @torch.inference_mode()
     def generate(
@@ -239,12 +240,23 @@ class AdapterSet:
         return ServedAdapter(reference, manifest, task, ranks, size), factors
 
     def _put(self, name: str, adapter: ServedAdapter, factors: dict[str, Factors]) -> None:
-        for site, each in factors.items():
-            if site not in self._layers:
-                layer = SegmentedLinear(self.base.linears[site], self._choice, self._like)
-                replace_module(self.model, self.model.get_submodule(site), layer)
-                self._layers[site] = layer
-            self._layers[site].put(name, each)
+        """Put it in place whole or not at all; another one of this name gives way once all is there."""
+        held: dict[str, Place] = {}
+        try:
+            for site, each in factors.items():
+                if site not in self._layers:
+                    layer = SegmentedLinear(self.base.linears[site], self._choice, self._like)
+                    replace_module(self.model, self.model.get_submodule(site), layer)
+                    self._layers[site] = layer
+                held[site] = self._layers[site].hold(each)
+        except BaseException:
+            for site, place in held.items():
+                self._layers[site].release(place)
+            raise
+        if name in self._adapters:
+            self._drop(name)
+        for site, place in held.items():
+            self._layers[site].places[name] = place
         self._adapters[name] = adapter
 
     def _drop(self, name: str) -> None:

@@ -20,6 +20,7 @@ from edgelora.errors import (
     Unsigned,
     WrongBase,
 )
+from edgelora.layers.segmented import SegmentedLinear
 from edgelora.plan import make_plan
 from edgelora.recipe import make_recipe
 
@@ -79,6 +80,30 @@ def test_a_refused_replacement_leaves_the_old_one(adapters, served):
     assert torch.equal(logits(adapters, ["lora"] * 3), before)
 
 
+@pytest.mark.parametrize("act", ["replace", "add"])
+def test_an_adapter_that_fails_half_way_leaves_nothing(adapters, served, monkeypatch, act):
+    def slots():
+        layers = [part for part in adapters.model.modules() if isinstance(part, SegmentedLinear)]
+        return [sum(sum(bank.taken) for bank in layer.banks) for layer in layers]
+
+    before, taken = logits(adapters, ["lora"] * 3), slots()
+    hold, left = SegmentedLinear.hold, [3]
+
+    def full(self, factors):
+        left[0] -= 1
+        if not left[0]:
+            raise torch.OutOfMemoryError
+        return hold(self, factors)
+
+    monkeypatch.setattr(SegmentedLinear, "hold", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        getattr(adapters, act)("lora" if act == "replace" else "new", served("olora"))
+    assert adapters.names == ("lora",)
+    assert adapters["lora"].reference == served("lora")
+    assert torch.equal(logits(adapters, ["lora"] * 3), before)
+    assert slots() == taken
+
+
 def test_a_name_is_given_once(adapters, served):
     with pytest.raises(PlanError, match="an adapter is loaded as 'lora' already") as caught:
         adapters.add("lora", served("olora"))
@@ -91,7 +116,11 @@ def test_an_adapter_in_use_is_not_removed(adapters):
     adapters.switch("lora")
     with pytest.raises(PlanError, match="'lora' is in use"):
         adapters.remove("lora")
+    with adapters.rows([None]), pytest.raises(PlanError, match="'lora' is in use"):
+        adapters.remove("lora")
     adapters.switch(None)
+    with adapters.rows(["lora"]), adapters.rows([None]), pytest.raises(PlanError, match="'lora' is in use"):
+        adapters.remove("lora")
     adapters.remove("lora")
     assert adapters.names == ()
     with pytest.raises(AdapterNotFound, match="none is loaded"):
