@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -84,7 +83,7 @@ def merge(
     adapted: Adapted,
     folder: Path,
     dtype: torch.dtype = torch.float32,
-    beside: Mapping[str, bytes] = MappingProxyType({}),
+    beside: Callable[[Path], Mapping[str, bytes]] = lambda _: {},
 ) -> Merged:
     """Write a plain transformers model that computes what the adapted model computes.
 
@@ -98,7 +97,7 @@ def merge(
         adapted: In float32; see `load_to_merge`.
         folder: To make.
         dtype: Of the weights written.
-        beside: Other files to put there, by name.
+        beside: Other files to put there, by name, made from the folder with all the rest in it.
 
     Raises:
         ExportUnsupported: The adapter cannot be folded into one weight per linear, or into a bias where the
@@ -121,7 +120,7 @@ def merge(
             with no_progress_bar():
                 adapted.model.save_pretrained(staging)
             adapted.tokenizer.save_pretrained(staging)
-            for name, data in beside.items():
+            for name, data in beside(staging).items():
                 (staging / name).write_bytes(data)
             flush_files(staging)
             publish_new_directory(staging, folder)

@@ -66,13 +66,22 @@ class Assignment:
     device: torch.device | None = None
     _products: dict[tuple[Place | None, ...], tuple[Product, ...]] = field(default_factory=dict)
 
-    def check(self, x: Tensor) -> None:
+    def check(self, x: Tensor, *, adapts: bool) -> None:
         """Refuse a layer's input, (rows, ..., in), that is of another number of rows.
+
+        Args:
+            x: The input. One of two dimensions may be tokens in an order of their own, as experts get them,
+                even where there are as many as rows: there every row has to be of the same adapter.
+            adapts: Whether an adapter that is named is at this layer; tokens without their rows are for the
+                base where none is.
 
         Raises:
             PlanError: As said.
         """
-        if self.names is not None and (x.dim() < 2 or len(x) != len(self.names)):
+        if self.names is None:
+            return
+        told_apart = x.dim() >= 3 or len(set(self.names)) == 1
+        if (x.dim() >= 3 or adapts) and (not told_apart or len(x) != len(self.names)):
             raise PlanError(
                 f"adapters were chosen for {len(self.names)} rows, and a layer got an input of shape "
                 f"{tuple(x.shape)}: the batch is another one, or its tokens come without their rows, as "

@@ -94,10 +94,11 @@ class SegmentedLinear(nn.Module):
         """(rows, ..., in) -> (rows, ..., out), in the dtype of the input."""
         assignment = self.choice.assignment
         y: Tensor = self.base(x)
-        if self.places.keys().isdisjoint(assignment.adapters):
+        adapts = not self.places.keys().isdisjoint(assignment.adapters)
+        assignment.check(x, adapts=adapts)
+        if not adapts:
             return y
         y = y.contiguous()
-        assignment.check(x)
         if assignment.names is None:
             self._add(x, y, assignment.adapters[0])
             return y

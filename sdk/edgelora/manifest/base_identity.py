@@ -176,7 +176,7 @@ def _file_problem(path: Path, file: BaseFile, rehash: bool) -> str | None:
         return f"has {size} bytes, and {RECORD_NAME} lists {file.size}"
     try:
         is_weights = path.suffix == ".safetensors"
-        sha256 = hash_weights(path, rehash=rehash).sha256 if is_weights else _file_sha256(path)
+        sha256 = hash_weights(path, rehash=rehash).sha256 if is_weights else file_sha256(path)
     except EdgeloraError as error:
         return f"is damaged: {error.problem}"
     return (
@@ -217,9 +217,9 @@ def _without_rewritten(value: Any) -> Any:
 
 def _tokenizer_digest(folder: Path) -> str | None:
     if (folder / "tokenizer.json").is_file():
-        return f"sha256:{_file_sha256(folder / 'tokenizer.json')}"
+        return f"sha256:{file_sha256(folder / 'tokenizer.json')}"
     parts = [name for name in _TOKENIZER_PARTS if (folder / name).is_file()]
-    lines = [f"{_file_sha256(folder / name)} {name}\n" for name in parts]
+    lines = [f"{file_sha256(folder / name)} {name}\n" for name in parts]
     return _digest("".join(["edgelora-tokenizer-v1\n", *lines]).encode()) if lines else None
 
 
@@ -255,7 +255,7 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """In pieces: a file may be larger than memory."""
     try:
         with open(path, "rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 from edgelora.engine.exporting.source import Source, open_source
 from edgelora.engine.exporting.stock_base import StockBase, is_over_quantized
 from edgelora.errors import ExportUnsupported, ModelError, WrongBase
+from edgelora.manifest.base_identity import READ_SUFFIXES, file_sha256
 from edgelora.plan.prepared import OF_THE_PRODUCT
 from edgelora.registry import Registry
 
@@ -74,8 +76,12 @@ def export_base(
     from edgelora.engine.merge import load_unadapted, merge
 
     bare = load_unadapted(reference, registry, base=base)
-    record = json.dumps(_record(source), indent=2, sort_keys=True) + "\n"
-    done = merge(bare, out.absolute(), getattr(torch, dtype), {RECORD_NAME: record.encode()})
+
+    def record(folder: Path) -> dict[str, bytes]:
+        text = json.dumps({**_record(source), "files": _digests(folder)}, indent=2, sort_keys=True) + "\n"
+        return {RECORD_NAME: text.encode()}
+
+    done = merge(bare, out.absolute(), getattr(torch, dtype), record)
     return ExportedBase(out, source.name, source.manifest.base.repo, part.name, done.largest_difference)
 
 
@@ -83,13 +89,15 @@ def dequantized_base(source: Source, folder: Path) -> StockBase:
     """A folder that ``export base`` wrote, where it is the base of this adapter.
 
     Raises:
-        ModelError: Nothing says what is in the folder.
+        ModelError: Nothing says what is in the folder, or something else is in it by now.
         WrongBase: It is another base, or quantized otherwise.
     """
+    folder = Path(os.path.abspath(folder))  # named in what is written, wherever that is read
     path = folder / RECORD_NAME
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        found = dict(json.loads(path.read_bytes()))
+        files = found.pop("files")
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(
             f"{folder} is no base that edgelora exported: {path.name} cannot be read",
             fix=f"write it: edgelora export base {source.folder} --out BASE",
@@ -99,7 +107,18 @@ def dequantized_base(source: Source, folder: Path) -> StockBase:
             f"{folder} holds another base than that of {source.name}, or the same one quantized otherwise",
             fix=f"write its own: edgelora export base {source.folder} --out BASE",
         )
+    if files != _digests(folder):
+        raise ModelError(
+            f"{folder} is no longer what edgelora exported: its files changed",
+            fix=f"write it again: edgelora export base {source.folder} --out BASE",
+        )
     return StockBase(str(folder), is_dequantized=True)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that a model or its tokenizer is read from, by name."""
+    names = sorted(name for name in os.listdir(folder) if name.endswith(READ_SUFFIXES))
+    return {name: file_sha256(folder / name) for name in names if name != RECORD_NAME}
 
 
 def _record(source: Source) -> dict[str, Any]:

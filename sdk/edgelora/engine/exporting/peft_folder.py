@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from edgelora.engine.exporting.dequantized import dequantized_base
 from edgelora.engine.exporting.forms import PeftFiles, forms_of
 from edgelora.engine.exporting.source import Source, Wanted, open_source
 from edgelora.engine.exporting.stock_base import declared_base
-from edgelora.errors import TargetExists
+from edgelora.errors import ExportUnsupported, TargetExists
 from edgelora.files import disk_full_is_an_error, fsync_dir, make_dirs, publish_new_directory, write_new
 from edgelora.manifest.lora_shapes import PEFT_CONFIG_FILE, PLAIN_LORA_FILE
 from edgelora.registry import Registry
@@ -63,7 +64,8 @@ def export_peft(
         registry: The installed plugins.
 
     Raises:
-        ExportUnsupported: Stock PEFT, or stock transformers, does not compute what the adapter computes.
+        ExportUnsupported: Stock PEFT, or stock transformers, does not compute what the adapter computes; or
+            a task has a name that no folder can have.
         TargetExists: ``out`` is there already.
         DiskFull: No space is left; nothing stays behind.
         EdgeloraError: What `edgelora.engine.exporting.forms.forms_of` raises.
@@ -74,6 +76,7 @@ def export_peft(
     base = dequantized_base(source, wanted.over) if wanted.over else declared_base(source, registry)
     forms = forms_of(source, registry, wanted)
     tasks = tuple(each for each in forms if each is not None and wanted.task is None)
+    _check_folders(source, tasks)
     staging = out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     with disk_full_is_an_error(out):
         make_dirs(staging)
@@ -96,6 +99,16 @@ def refuse_existing(out: Path) -> None:
     """
     if os.path.lexists(out):
         raise TargetExists(f"{out} exists already", fix="remove it, or pass another place: --out")
+
+
+def _check_folders(source: Source, tasks: Iterable[str]) -> None:
+    """Names of tasks are a stranger's, and must not lead out of the folder."""
+    for task in tasks:
+        if task in ("", ".", "..") or re.search(r"[/\\\x00-\x1f\x7f]", task) or len(task.encode()) > 255:
+            raise ExportUnsupported(
+                f"adapter {source.name} has a task {task[:100]!r}, which no folder can be named after",
+                fix="export the tasks one by one: --task TASK",
+            )
 
 
 def _naming(files: PeftFiles, source: Source, base: str) -> PeftFiles:

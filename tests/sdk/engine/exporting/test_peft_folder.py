@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from edgelora.engine.apply import load_adapted
 from edgelora.engine.base import load_base
 from edgelora.engine.exporting import Wanted, export_base, export_peft
+from edgelora.engine.exporting.forms import PeftFiles
 from edgelora.errors import (
     BaseNotFound,
     DependencyMissing,
@@ -189,6 +191,36 @@ def test_over_the_dequantized_base_stock_tools_compute_the_same(trained, tiny_ba
     ours = load_adapted(adapter, registry, base=str(tiny_base)).model(PROBE).logits
     torch.testing.assert_close(stock, ours, rtol=1e-5, atol=1e-5)
     assert "as a quantizer made it" in (done.folder / "README.md").read_text()
+
+
+def test_an_exported_base_is_named_absolutely_and_only_while_it_is_what_was_exported(
+    trained, tiny_base, registry, tmp_path, monkeypatch
+):
+    adapter = str(trained("qlora"))
+    base = export_base(adapter, tmp_path / "base", base=str(tiny_base), registry=registry)
+    monkeypatch.chdir(tmp_path)
+    done = export_peft(adapter, tmp_path / "out", Wanted(over=Path("base")), registry=registry)
+    config = json.loads((done.folder / "adapter_config.json").read_text())
+    assert done.base == config["base_model_name_or_path"] == str(base.folder)
+    weights = base.folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(ModelError, match="is no longer what edgelora exported"):
+        export_peft(adapter, tmp_path / "none", Wanted(over=base.folder), registry=registry)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("task", ["x/../../evil", "..", "", "a\\b", "a\0", "a" * 300])
+def test_a_task_no_folder_can_be_named_after_is_refused(trained, registry, tmp_path, monkeypatch, task):
+    adapter = str(trained("lora"))
+    monkeypatch.setattr(
+        "edgelora.engine.exporting.peft_folder.forms_of", lambda *_: {task: PeftFiles(b"{}", b"", {})}
+    )
+    with pytest.raises(ExportUnsupported, match="which no folder can be named after") as caught:
+        export_peft(adapter, tmp_path / "deep" / "out", registry=registry)
+    assert "--task TASK" in caught.value.fix
+    assert os.listdir(tmp_path) == []
 
 
 def test_only_the_base_an_adapter_was_fitted_to_is_named(trained, tiny_base, registry, tmp_path):

@@ -194,14 +194,26 @@ def test_in_sixteen_bits_rows_are_within_their_rounding(served, tiny_base, regis
             assert float(difference) < 2e-2
 
 
-@pytest.mark.parametrize("rows", [["lora"], ["lora"] * 10, []])
+@pytest.mark.parametrize("rows", [["lora"], ["lora"] * 10, [None] * 2, []])
 def test_another_number_of_rows_is_refused(adapters, batch, rows):
-    if not rows:
-        with adapters.rows(rows):
-            logits(adapters.model, batch)  # no row is of an adapter: the bare base
-        return
     with adapters.rows(rows), pytest.raises(PlanError, match=f"adapters were chosen for {len(rows)} rows"):
         logits(adapters.model, batch)
+
+
+def test_tokens_without_their_rows_are_refused_unless_all_are_of_one_adapter(adapters):
+    layer = adapters.model.get_submodule("model.layers.0.self_attn.q_proj")
+    tokens = torch.randn(len(ROWS), layer.base.in_features)
+    with adapters.rows(ROWS), pytest.raises(PlanError, match="tokens come without their rows"):
+        layer(tokens)
+    with adapters.rows(["lora"] * len(ROWS)):
+        alike = layer(tokens)
+    adapters.switch("lora")
+    try:
+        torch.testing.assert_close(layer(tokens), alike)
+        with adapters.rows([None]):
+            assert torch.equal(layer(tokens), layer.base(tokens))
+    finally:
+        adapters.switch(None)
 
 
 @pytest.mark.parametrize(("rows", "unknown"), [(["lora", "lore"], "lore"), ("lora", "l")])
