@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     "adapters",
     multiple=True,
     metavar="[NAME=]REF",
-    help="A folder or a reference such as ns/name@1.0.0. With names, several share the base (repeatable).",
+    help="A folder, one called a=b too, or a reference such as ns/name@1.0.0. With names, several share the "
+    "base (repeatable).",
 )
 @click.option("--base", help="A folder, a cached Hub id or micro.  [default: the adapter's, or micro]")
 @click.option(

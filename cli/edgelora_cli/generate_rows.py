@@ -31,7 +31,8 @@ def by_name(adapters: Sequence[str], tasks: Sequence[str]) -> dict[str, NamedAda
     Raises:
         click.UsageError: Several adapters are not told apart by names, or a task is of none of them.
     """
-    named = [_NAMED.fullmatch(text) for text in adapters]
+    # A folder may be called a=b, as sweeps call them.
+    named = [None if Path(text).is_dir() else _NAMED.fullmatch(text) for text in adapters]
     if not any(named):
         if len(adapters) > 1:
             raise click.UsageError("several adapters need names: --adapter a=REF --adapter b=REF")

@@ -79,6 +79,15 @@ def test_one_adapter_is_named_once_for_each_task(ask, adapters):
     assert answers(ran) == [("one", alone[0]), ("two", alone[1])]
 
 
+def test_a_folder_that_is_there_is_no_name(ask, adapters):
+    Path("lr=0.1").symlink_to(Path(adapters["a"]).parents[1])
+    relative = "lr=0.1/a/adapter"
+    expected = ask("--json", "--adapter", adapters["a"], "say x").document["answers"]
+    ran = ask("--json", "--adapter", relative, "say x")
+    assert (ran.document["adapter"], ran.document["answers"]) == (relative, expected)
+    assert answers(ask("--json", "--adapter", f"x={relative}", "say x"))[0][0] == "x"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -96,18 +96,20 @@ def factors_are_exact(layer: nn.Module) -> bool:
 def _rows_are_exact(layer: nn.Module, base: FrozenEmbedding) -> bool:
     A, B, scaling = layer.factors()
     A, B = A.float(), B.float()
+    zeros = FrozenEmbedding(A.new_zeros(()).expand(A.shape[1], len(B)), base.padding_idx)
     # Tokens that training changed, where there are some: those of columns that are not zero.
     ids = A.abs().sum(dim=0).topk(min(4, A.shape[1])).indices
-    computed = (type(layer).forward(layer, ids) - base(ids)).float()
-    rounding = torch.finfo(base(ids[:1]).dtype).eps * base(ids).norm()
+    with over(layer, zeros):
+        computed = type(layer).forward(layer, ids).float()
     expected = scaling * (A[:, ids].T @ B.T)
-    return bool((computed - expected).norm() <= 1e-5 * expected.norm() + 4 * rounding)
+    return bool((computed - expected).norm() <= 1e-5 * abs(scaling) * A[:, ids].norm() * B.norm())
 
 
 @contextmanager
-def over(layer: nn.Module, base: FrozenLinear) -> Iterator[None]:
+def over(layer: nn.Module, base: FrozenLinear | FrozenEmbedding) -> Iterator[None]:
     """``layer`` over another base and in evaluation mode, inside the block only."""
-    name, own = next((name, part) for name, part in layer.named_modules() if isinstance(part, FrozenLinear))
+    own = frozen_part(layer)
+    name = next(name for name, part in layer.named_modules() if part is own)
     training = [module for module in layer.modules() if module.training]
     layer.set_submodule(name, base)
     layer.eval()

@@ -34,6 +34,26 @@ def test_the_change_is_that_of_the_whole_matrix():
     assert torch.allclose(merge_into(layer, layer.base.weight.T).T, changed, rtol=0, atol=1e-5)
 
 
+class Halved(LowRankEmbedding):
+    """Says another change than it computes."""
+
+    def forward(self, ids):
+        return (super().forward(ids) + self.base(ids)) / 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_factors_are_held_against_what_is_computed_whatever_the_base(dtype):
+    layer = adapted(dtype)
+    own = layer.base
+    assert factors_are_exact(layer)
+    layer.base = FrozenEmbedding(torch.full_like(own.weight, torch.nan))
+    assert factors_are_exact(layer)
+    assert layer.base.weight.isnan().all()
+    wrong = Halved(own, Site("e", 0, "e", 4, 6.0))
+    nn.init.normal_(wrong.lora_embedding_A)
+    assert not factors_are_exact(wrong)
+
+
 def test_it_computes_what_stock_peft_computes():
     layer = adapted()
     model = nn.Sequential(OrderedDict(e=nn.Embedding(50, 16, _weight=layer.base.weight.clone())))

@@ -25,8 +25,9 @@ from edgelora.engine.estimating.shape_model import read_config
 from edgelora.engine.exporting.base_config import find_config_folder
 from edgelora.engine.exporting.forms import PeftFiles
 from edgelora.engine.exporting.source import Source, Wanted
-from edgelora.engine.inject import inject
+from edgelora.engine.inject import inject, plain_linears
 from edgelora.engine.manifest_plan import plan_of, trained_plan_of
+from edgelora.engine.past_sites import past_to_load
 from edgelora.engine.peft_format import peft_config, to_peft
 from edgelora.engine.published import PeftForm, form_of
 from edgelora.engine.ranks import set_rank
@@ -84,7 +85,8 @@ def rebuilt_forms(source: Source, registry: Registry, wanted: Wanted) -> dict[st
 def _rebuilt(model: Any, plan: Plan, source: Source, wanted: Wanted) -> dict[str, nn.Module]:
     """The layers, with the adapter's tensors, cut where that is wanted."""
     train = plan.recipe.train.model_copy(update={"fused": False})
-    layers = inject(model, replace(plan, recipe=plan.recipe.model_copy(update={"train": train})))
+    past = past_to_load(source.component.config, plain_linears(model))
+    layers = inject(model, replace(plan, recipe=plan.recipe.model_copy(update={"train": train})), past=past)
     model.eval()
     load_tensors(layers, read_tensors(source.folder, source.manifest), source.name)
     if wanted.rank is not None:

@@ -75,7 +75,10 @@ class ServedBase:
 
 
 def _codes_of(plan: Plan) -> Any:
-    return stored_form(plan.parts["quantizer"]), set(plan.recipe.skip_modules)
+    quantizer = plan.parts["quantizer"]
+    # Where nothing is quantized, nothing is left out of it.
+    skipped = () if quantizer.part.keeps_weights else plan.recipe.skip_modules
+    return stored_form(quantizer), set(skipped)
 
 
 def _in_words(plan: Plan) -> str:

@@ -177,7 +177,7 @@ def test_a_base_that_transformers_does_not_make_is_refused_with_the_alternative(
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["irqlora", "qlora"])
+@pytest.mark.parametrize("name", ["irqlora", "qlora", "clora-icq"])
 def test_over_the_dequantized_base_stock_tools_compute_the_same(trained, tiny_base, registry, tmp_path, name):
     adapter = str(trained(name))
     base = export_base(adapter, tmp_path / "base", base=str(tiny_base), registry=registry)

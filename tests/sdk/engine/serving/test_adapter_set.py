@@ -179,6 +179,13 @@ def test_other_unquantized_modules_are_refused(served, tiny_base, registry):
         adapters.add("over-nf4", served("over-nf4"))
 
 
+def test_where_nothing_is_quantized_nothing_is_left_out_of_it(served, tiny_base, registry):
+    document = {"base": str(tiny_base), "quantizer": "none", "skip_modules": ["up_proj"]}
+    adapters = open_base(make_plan(make_recipe(document), registry), registry)
+    adapters.add("lora", served("lora"))
+    assert adapters.names == ("lora",)
+
+
 def test_no_adapter_is_no_base_either(registry):
     with pytest.raises(PlanError, match="no adapter is named"):
         load_adapters({}, registry)
