@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from first_party import is_ours, small
+from first_party import ADAPTERS, is_ours, small
 from tiny_models import save_llama, save_tokenizer, write_rows
 
 from edgelora.capabilities import TaskAware
@@ -132,15 +132,19 @@ def test_each_legal_composition_means_the_same_in_a_fresh_process(trained, tmp_p
 
 def test_what_cannot_work_is_refused_at_plan_time_with_the_reason(trained):
     _, folders, refused, _ = trained
-    assert all("budget" in name for name, _ in refused), refused
-    assert all("Prunable" in message for _, message in refused)
-    assert any("budget" in name for name in folders)
+    for name, message in refused:
+        assert ("-budget-" in name and "Prunable" in message) or ("-nested-" in name and "Nested" in message)
+    for scheduler in ("budget", "nested"):
+        assert any(f"-{scheduler}-" in name for name in folders)
 
 
 def test_stock_peft_loads_only_what_it_computes(trained):
     _, folders, _, _ = trained
     for name, folder in folders.items():
         quantizer, rest = re.match(r"(nf\d-icq|[^-]+)-(.*)", name).groups()
-        stock = quantizer in ("none", "nf4", "fp4") and "task-lora" not in rest
+        adapter = max((name for name in ADAPTERS if rest.startswith(f"{name}-")), key=len)
+        abilities = set(ADAPTERS[adapter].abilities)
+        known = abilities & {"LowRank", "Exportable"} and "TaskAware" not in abilities
+        stock = quantizer in ("none", "nf4", "fp4") and bool(known)
         assert (folder / "adapter_config.json").exists() == stock, name
         assert (folder / "edgelora.safetensors").exists() != stock, name

@@ -9,7 +9,6 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from edgelora.engine.inject import inject
-from edgelora.errors import PlanError
 from edgelora.layers import FrozenLinear, factors_are_exact, merge_into
 from edgelora.layers.blockwise import BlockwiseQuantizer
 from edgelora.options import BlockwiseOptions
@@ -90,14 +89,17 @@ def test_training_is_that_of_stock_peft():
     torch.testing.assert_close(layer(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 
-def test_linears_of_another_kind_are_refused_by_name():
-    # GPT-2 keeps its weights transposed in layers that are no linears; a QR of those would be another start.
-    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=32, n_head=2, vocab_size=64))
+def test_weights_kept_transposed_are_decomposed_as_they_are_used():
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=32, n_head=2, vocab_size=64)).eval()
+    ids = torch.arange(8)[None]
+    before = model(ids).logits
     recipe = make_recipe(
-        {"base": "micro", "derivative": "olora", "adapter": {"rank": 4, "target_modules": ["c_attn"]}}
+        {"base": "micro", "derivative": "olora", "adapter": {"rank": 4, "target_modules": ["c_proj"]}}
     )
-    with pytest.raises(PlanError, match="'c_attn' names no linear"):
-        inject(model, make_plan(recipe, Registry.discover()))
+    layers = inject(model, make_plan(recipe, Registry.discover()))
+    assert torch.allclose(model(ids).logits, before, rtol=0, atol=1e-5)
+    for layer in layers.values():
+        assert torch.allclose(layer.lora_B.T @ layer.lora_B, torch.eye(4), atol=1e-5)
 
 
 @pytest.mark.parametrize("learned", [1e-4, 1e-2])

@@ -39,12 +39,12 @@ def test_a_first_party_plugin_is_ready_and_named_with_its_distribution() -> None
 
 
 def test_a_third_party_plugin_is_found_by_its_entry_point(environment: FakeEnvironment) -> None:
-    environment.install_adapter("hira", distribution="edgelora-hira")
+    environment.install_adapter("hydra", distribution="edgelora-hydra")
     registry = Registry.discover()
-    found = registry.part("adapter", "hira")
-    assert (found.plugin, found.distribution, found.version) == ("hira", "edgelora-hira", "1.0")
-    assert registry.derivative("hira").derivative.parts == {"adapter": "hira"}
-    assert registry.part("adapter", "hira:hira") == found
+    found = registry.part("adapter", "hydra")
+    assert (found.plugin, found.distribution, found.version) == ("hydra", "edgelora-hydra", "1.0")
+    assert registry.derivative("hydra").derivative.parts == {"adapter": "hydra"}
+    assert registry.part("adapter", "hydra:hydra") == found
 
 
 def test_an_import_error_breaks_that_plugin_only(environment: FakeEnvironment) -> None:
@@ -278,17 +278,17 @@ def test_a_first_party_name_stays_first_party(environment: FakeEnvironment) -> N
 
 
 def test_a_part_name_of_two_plugins_must_be_qualified(environment: FakeEnvironment) -> None:
-    environment.install_adapter("a", part="hira")
-    environment.install_adapter("b", part="hira")
+    environment.install_adapter("a", part="hydra")
+    environment.install_adapter("b", part="hydra")
     registry = Registry.discover()
-    assert registry.part("adapter", "a:hira").plugin == "a"
-    assert registry.derivative("b:hira").plugin == "b"
+    assert registry.part("adapter", "a:hydra").plugin == "a"
+    assert registry.derivative("b:hydra").plugin == "b"
     with pytest.raises(AmbiguousPart) as caught:
-        registry.part("adapter", "hira")
-    assert caught.value.problem == "2 plugins offer an adapter 'hira'"
-    assert caught.value.fix == "write one of a:hira, b:hira"
-    with pytest.raises(AmbiguousPart, match="2 plugins offer a derivative 'hira'"):
-        registry.derivative("hira")
+        registry.part("adapter", "hydra")
+    assert caught.value.problem == "2 plugins offer an adapter 'hydra'"
+    assert caught.value.fix == "write one of a:hydra, b:hydra"
+    with pytest.raises(AmbiguousPart, match="2 plugins offer a derivative 'hydra'"):
+        registry.derivative("hydra")
 
 
 def test_a_newer_hook_api_is_broken_with_what_to_do(environment: FakeEnvironment) -> None:
@@ -319,10 +319,10 @@ def test_a_name_that_is_not_found_comes_with_known_names_and_plugins_that_did_no
 
 
 def test_a_name_of_a_broken_plugin_comes_with_the_fix_of_that_plugin(environment: FakeEnvironment) -> None:
-    environment.install_module("hira", "import a_package_nobody_has")
+    environment.install_module("hydra", "import a_package_nobody_has")
     with pytest.raises(PartNotFound) as caught:
-        Registry.discover().derivative("hira")
-    assert caught.value.fix == status_of("hira").fix
+        Registry.discover().derivative("hydra")
+    assert caught.value.fix == status_of("hydra").fix
 
 
 def test_a_part_asked_of_the_wrong_plugin_comes_with_the_right_one() -> None:

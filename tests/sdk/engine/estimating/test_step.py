@@ -72,10 +72,6 @@ def test_any_architecture_runs_from_its_configuration_alone(plan, tmp_path, arch
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"model_type": architecture, **ARCHITECTURES[architecture]}))
     made = plan({"gradient_checkpointing": True}, base=str(path))
-    if architecture == "gpt2":  # its blocks hold no linears
-        with pytest.raises(Exception, match="no linear is left to adapt"):
-            rehearsed(made, read_config(str(path)))
-        return
     cost = rehearsed(made, read_config(str(path)), replace(ROWS, padded=padded))
     assert cost.flops > 0
     assert all(cost.parts[part] > 0 for part in ("weights", "adapter", "gradients", "optimizer"))
