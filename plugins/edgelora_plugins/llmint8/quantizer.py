@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgelora.layers import FrozenLinear, QuantizedLinear
+from edgelora.layers.authoring import WeightQuantizer
 from edgelora.layers.frozen import PIECE
-from edgelora.layers.stored import require_shapes
+from edgelora.layers.stored import Shapes
 from edgelora_plugins.llmint8.options import RowInt8Options
 
 LARGEST = 127
@@ -49,35 +50,27 @@ class RowInt8Linear(QuantizedLinear):
         return torch.mul(self.codes[rows], self.scale[rows, None], out=out)
 
 
-class RowInt8:
+class RowInt8(WeightQuantizer):
     """Each row divided by a 127th of its largest magnitude, and rounded."""
 
-    def __init__(self, options: RowInt8Options) -> None:
-        compute = options.compute_dtype
-        self.compute_dtype = None if compute == "auto" else getattr(torch, compute)
+    options: RowInt8Options
 
-    def quantize(self, linear: nn.Linear, name: str) -> FrozenLinear:
-        """Codes and scales of the weight; the bias stays as it is."""
-        weight = linear.weight.detach()
+    def codes(self, weight: Tensor) -> dict[str, Tensor]:
+        """Codes and scales of a weight (out, in)."""
         codes = torch.empty_like(weight, dtype=torch.int8, memory_format=torch.contiguous_format)
         scale = weight.new_empty(len(weight), dtype=torch.float32)
         for rows in blocks_of_rows(weight.shape):
             codes[rows], scale[rows] = quantize_rows(weight[rows])
-        tensors = {"codes": codes, "scale": scale}
-        if linear.bias is not None:
-            tensors["bias"] = linear.bias.detach()
-        return RowInt8Linear(tensors, weight.dtype, self.compute_dtype)
+        return {"codes": codes, "scale": scale}
 
-    def restore(
-        self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int], dtype: torch.dtype
+    def kept(self, shape: tuple[int, int]) -> Shapes:
+        """Of the buffers of a `RowInt8Linear`."""
+        return {"codes": (shape, torch.int8), "scale": (shape[:1], torch.float32)}
+
+    def layer_of(
+        self, tensors: Mapping[str, Tensor], shape: tuple[int, int], dtype: torch.dtype
     ) -> FrozenLinear:
-        """The layer as it was quantized.
-
-        Raises:
-            ModelError: A tensor is missing, left over, or of another shape or dtype.
-        """
-        kept = {"codes": (shape, torch.int8), "scale": (shape[:1], torch.float32)}
-        require_shapes(tensors, kept, name)
+        """A `RowInt8Linear`."""
         return RowInt8Linear(tensors, dtype, self.compute_dtype)
 
 

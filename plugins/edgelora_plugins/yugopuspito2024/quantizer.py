@@ -7,12 +7,13 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from edgelora.layers import FrozenLinear, QuantizedLinear
+from edgelora.layers.authoring import WeightQuantizer
 from edgelora.layers.bit_stream import pack, unpack
-from edgelora.layers.stored import require_shapes
+from edgelora.layers.stored import Shapes
 from edgelora_plugins.yugopuspito2024.options import CodebookOptions
 
 SAMPLED = 1 << 16
@@ -60,7 +61,7 @@ class CodebookLinear(QuantizedLinear):
         return out
 
 
-class Codebook:
+class Codebook(WeightQuantizer):
     """k-means over the vectors of a weight. Yugopuspito et al. 2024, Algorithm 1, in a reading that types.
 
     As printed, a codebook of L vectors of d numbers is multiplied with the input, and the L products are
@@ -69,12 +70,10 @@ class Codebook:
     Its start is drawn with a seed that follows from the weight: the same weight gets the same codes.
     """
 
-    def __init__(self, options: CodebookOptions) -> None:
-        self.options = options
+    options: CodebookOptions
 
-    def quantize(self, linear: nn.Linear, name: str) -> FrozenLinear:
-        """Codes and codebook of the weight; the bias stays as it is."""
-        weight = linear.weight.detach()
+    def codes(self, weight: Tensor) -> dict[str, Tensor]:
+        """Codes and codebook of a weight (out, in)."""
         vectors = vectors_of(weight, self.options.vector_size)
         # On the CPU, where sums have an order; a GPU adds up as it comes.
         codebook = k_means(_sample(vectors).cpu(), self.options.codewords, self.options.iterations)
@@ -82,32 +81,20 @@ class Codebook:
         codes = [
             pack(nearest(some.float(), codebook), code_bits(codebook)) for some in vectors.split(TOGETHER)
         ]
-        tensors = {"codes": torch.cat(codes), "codebook": codebook}
-        if linear.bias is not None:
-            tensors["bias"] = linear.bias.detach()
-        return self._layer(tensors, (linear.out_features, linear.in_features), weight.dtype)
+        return {"codes": torch.cat(codes), "codebook": codebook}
 
-    def restore(
-        self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int], dtype: torch.dtype
-    ) -> FrozenLinear:
-        """The layer of these codes and this codebook.
-
-        Raises:
-            ModelError: A tensor is missing, left over, or of another shape or dtype.
-        """
+    def kept(self, shape: tuple[int, int]) -> Shapes:
+        """Of the buffers of a `CodebookLinear`."""
         count, size = self.options.codewords, self.options.vector_size
         vectors = math.ceil(shape[0] * shape[1] / size)
         stream = math.ceil(vectors * (count.bit_length() - 1) / 8)
-        kept = {"codes": ((stream,), torch.uint8), "codebook": ((count, size), torch.float32)}
-        require_shapes(tensors, kept, name)
-        return self._layer(tensors, shape, dtype)
+        return {"codes": ((stream,), torch.uint8), "codebook": ((count, size), torch.float32)}
 
-    def _layer(
+    def layer_of(
         self, tensors: Mapping[str, Tensor], shape: tuple[int, int], dtype: torch.dtype
-    ) -> CodebookLinear:
-        compute = self.options.compute_dtype
-        compute_dtype = None if compute == "auto" else getattr(torch, compute)
-        return CodebookLinear(tensors, shape, dtype=dtype, compute_dtype=compute_dtype)
+    ) -> FrozenLinear:
+        """A `CodebookLinear`."""
+        return CodebookLinear(tensors, shape, dtype=dtype, compute_dtype=self.compute_dtype)
 
 
 def vectors_of(weight: Tensor, size: int) -> Tensor:

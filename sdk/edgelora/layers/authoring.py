@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from edgelora.layers.frozen import FrozenLinear
 from edgelora.layers.low_rank import LowRankLinear
+from edgelora.layers.stored import Shapes, require_shapes
 from edgelora.options import AdapterOptions, Options
 from edgelora.protocols import Measurement, Site, TrainingRun
 
@@ -32,6 +33,55 @@ class SiteAdapter:
 
     def link(self, layers: Mapping[str, nn.Module]) -> None:
         """Nothing to link."""
+
+
+class WeightQuantizer:
+    """Keeps a weight as named tensors, and the bias as it is.
+
+    Subclasses make the tensors in `codes`, say in `kept` what they are, and make a layer in `layer_of`.
+    """
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @property
+    def compute_dtype(self) -> torch.dtype | None:
+        """Of the products, by the option of that name; None takes that of the activations."""
+        name = self.options.compute_dtype
+        return None if name == "auto" else getattr(torch, name)
+
+    def quantize(self, linear: nn.Linear, name: str) -> FrozenLinear:
+        """The layer of the weight's tensors; the bias stays as it is."""
+        weight = linear.weight.detach()
+        tensors = self.codes(weight)
+        if linear.bias is not None:
+            tensors["bias"] = linear.bias.detach()
+        return self.layer_of(tensors, (linear.out_features, linear.in_features), weight.dtype)
+
+    def restore(
+        self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int], dtype: torch.dtype
+    ) -> FrozenLinear:
+        """The layer as it was quantized.
+
+        Raises:
+            ModelError: A tensor is missing, left over, or of another shape or dtype.
+        """
+        require_shapes(tensors, self.kept(shape), name)
+        return self.layer_of(tensors, shape, dtype)
+
+    def codes(self, weight: Tensor) -> dict[str, Tensor]:
+        """The tensors that stand for a weight (out, in)."""
+        raise NotImplementedError
+
+    def kept(self, shape: tuple[int, int]) -> Shapes:
+        """Shapes and dtypes of the tensors for a weight of ``shape``, (out, in)."""
+        raise NotImplementedError
+
+    def layer_of(
+        self, tensors: Mapping[str, Tensor], shape: tuple[int, int], dtype: torch.dtype
+    ) -> FrozenLinear:
+        """The layer of these tensors and a ``bias``, if there is one; ``dtype`` is that of the weight."""
+        raise NotImplementedError
 
 
 class PassiveScheduler:

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from edgelora.layers.authoring import WeightQuantizer
 from edgelora.layers.bit_stream import unpack
 from edgelora.layers.frozen import PIECE, FrozenLinear, QuantizedLinear
 from edgelora.layers.nf4 import NF4, STATISTICS_BLOCK, dequantize_scales, quantize_scales
-from edgelora.layers.stored import Shapes, require_shapes
+from edgelora.layers.stored import Shapes
 from edgelora.options import BlockwiseOptions
 
 
@@ -140,33 +141,12 @@ class BlockwiseLinear(QuantizedLinear):
         return self.codes.view(-1)[start * bits // 8 : -(-(start + count) * bits // 8)]
 
 
-class BlockwiseQuantizer:
+class BlockwiseQuantizer(WeightQuantizer):
     """A quantizer to codes in blocks; subclasses name the ``format`` of the codes, or how they are found."""
 
     format: ClassVar[CodeFormat] = NF4
     layer: ClassVar[type[BlockwiseLinear]] = BlockwiseLinear
-
-    def __init__(self, options: BlockwiseOptions) -> None:
-        self.options = options
-
-    def quantize(self, linear: nn.Linear, name: str) -> FrozenLinear:
-        """Codes and scales of the weight; the bias stays as it is."""
-        weight = linear.weight.detach()
-        tensors = self.codes(weight)
-        if linear.bias is not None:
-            tensors["bias"] = linear.bias.detach()
-        return self._layer(tensors, (linear.out_features, linear.in_features), weight.dtype)
-
-    def restore(
-        self, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int], dtype: torch.dtype
-    ) -> FrozenLinear:
-        """The layer as it was quantized.
-
-        Raises:
-            ModelError: A tensor is missing, left over, or of another shape or dtype.
-        """
-        require_shapes(tensors, self.shapes(shape[0] * shape[1]), name)
-        return self._layer(tensors, shape, dtype)
+    options: BlockwiseOptions
 
     def codes(self, weight: Tensor) -> dict[str, Tensor]:
         """The buffers of the layer for a weight (out, in)."""
@@ -174,6 +154,10 @@ class BlockwiseQuantizer:
         return quantize_blocks(
             weight, self.format, block_size=options.block_size, double=options.double_quantization
         )
+
+    def kept(self, shape: tuple[int, int]) -> Shapes:
+        """Of the buffers of a layer of this shape."""
+        return self.shapes(shape[0] * shape[1])
 
     def shapes(self, count: int) -> Shapes:
         """Of the buffers of a layer with so many weights."""
@@ -189,17 +173,17 @@ class BlockwiseQuantizer:
             "absmax_offset": ((), torch.float32),
         }
 
-    def _layer(
+    def layer_of(
         self, tensors: Mapping[str, Tensor], shape: tuple[int, int], dtype: torch.dtype
-    ) -> BlockwiseLinear:
-        compute = self.options.compute_dtype
+    ) -> FrozenLinear:
+        """A layer of the quantizer's kind."""
         return self.layer(
             tensors,
             shape,
             format=self.format,
             block_size=self.options.block_size,
             dtype=dtype,
-            compute_dtype=None if compute == "auto" else getattr(torch, compute),
+            compute_dtype=self.compute_dtype,
         )
 
 
