@@ -6,14 +6,14 @@ Only a convenience: whatever folder is found here is identified anew before an a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from edgelora.bases import bases_folder, find_base
-from edgelora.errors import DiskFull, EdgeloraError
+from edgelora.errors import BaseNotFound, DiskFull, EdgeloraError, OfflineNotCached
 from edgelora.files import atomic_write
 from edgelora.locations import cache_dir
 from edgelora.manifest import Base, PartRef
@@ -61,6 +61,30 @@ def recall_base(base: Base, quantizer: PartRef | None = None) -> Path | None:
     prepared = [known for known in known_bases() if known.tensors_digest == base.tensors_digest]
     prepared.sort(key=lambda known: known.record is None or known.record.quantizer != quantizer)
     return prepared[0].folder if prepared else None
+
+
+def place_of_base(
+    base: Base, quantizer: PartRef | None, locate: Callable[[str, str | None], Path], *, fix: str
+) -> Path:
+    """Where the base that an adapter names lies, or where its weights were last seen.
+
+    Args:
+        base: As the adapter names it.
+        quantizer: That a prepared base is preferred to have.
+        locate: Finds a folder or Hub id in a revision.
+        fix: What to do where there is none.
+
+    Raises:
+        BaseNotFound: It is not on this machine.
+    """
+    try:
+        return locate(base.repo, base.revision)
+    except (BaseNotFound, OfflineNotCached) as error:
+        if remembered := recall_base(base, quantizer):
+            return remembered
+        raise BaseNotFound(
+            f"the adapter's base {base.repo!r} is neither a folder here nor in the Hub's cache", fix=fix
+        ) from error
 
 
 def recall_source(base: Base) -> Path | None:

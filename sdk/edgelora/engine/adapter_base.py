@@ -1,13 +1,17 @@
-"""Where the base of an adapter lies on this machine."""
+"""The base of an adapter: where it lies on this machine, and the plan that rebuilds the adapter over it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from edgelora.engine.base import locate_base
-from edgelora.errors import BaseNotFound, OfflineNotCached
-from edgelora.known_bases import recall_base
+from edgelora.engine.manifest_plan import plan_of
+from edgelora.known_bases import place_of_base
 from edgelora.manifest import Manifest
+from edgelora.plan import Plan
+from edgelora.plan.prepared import check_adapter_fits
+from edgelora.prepared import PreparedBase
+from edgelora.registry import Registry
 
 
 def base_of(manifest: Manifest, given: str | None, revision: str | None = None) -> Path:
@@ -24,13 +28,27 @@ def base_of(manifest: Manifest, given: str | None, revision: str | None = None) 
     """
     if given is not None:
         return locate_base(given, revision)
-    wanted = manifest.base
-    try:
-        return locate_base(wanted.repo, wanted.revision)
-    except (BaseNotFound, OfflineNotCached) as error:
-        if remembered := recall_base(wanted, manifest.components[0].parts.get("quantizer")):
-            return remembered
-        raise BaseNotFound(
-            f"the adapter's base {wanted.repo!r} is neither a folder here nor in the Hub's cache",
-            fix="name its folder: --base FOLDER",
-        ) from error
+    quantizer = manifest.components[0].parts.get("quantizer")
+    return place_of_base(manifest.base, quantizer, locate_base, fix="name its folder: --base FOLDER")
+
+
+def plan_over(
+    manifest: Manifest, place: Path, record: PreparedBase | None, registry: Registry, dtype: str
+) -> Plan:
+    """The plan that rebuilds an adapter over the base in ``place``, whose identity is not compared here.
+
+    Args:
+        manifest: Of the adapter.
+        place: The folder of the base.
+        record: Of the base, where it is a prepared one.
+        registry: The installed plugins.
+        dtype: ``auto``, ``float32`` or ``bfloat16``.
+
+    Raises:
+        WrongBase: The base is prepared with another quantizer.
+        PluginMissing: A part of the adapter is not installed.
+    """
+    if record is not None:
+        for component in manifest.components:
+            check_adapter_fits(component, record, str(place), registry)
+    return plan_of(manifest, registry, base=str(place), dtype=dtype)

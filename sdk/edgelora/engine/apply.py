@@ -12,7 +12,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from edgelora.capabilities import StockPeft, TaskAware
-from edgelora.engine.adapter_base import base_of
+from edgelora.engine.adapter_base import base_of, plan_over
 from edgelora.engine.base import load_base, load_tokenizer, locate_base
 from edgelora.engine.effect import embeds_alike
 from edgelora.engine.inject import adapter_tensors, inject, is_named, plain_linears, replace_module
@@ -30,7 +30,6 @@ from edgelora.manifest.base_files import check_base_unchanged, state_of_base
 from edgelora.manifest.base_identity import identify_base
 from edgelora.manifest.base_match import check_base
 from edgelora.plan import Plan
-from edgelora.plan.prepared import check_adapter_fits
 from edgelora.prepared import prepared_base
 from edgelora.registry import Registry
 from edgelora.signing import check_trusted
@@ -111,10 +110,7 @@ def load_adapted(
     manifest = check_trusted(folder)
     place = base_of(manifest, base, revision)
     registry = registry or Registry.discover()
-    if record := prepared_base(place):
-        for component in manifest.components:
-            check_adapter_fits(component, record, str(place), registry)
-    plan = plan_of(manifest, registry, base=str(place), dtype=dtype)
+    plan = plan_over(manifest, place, prepared_base(place), registry, dtype)
     if in_files and can_stay_in_files(plan):
         plan, device = left_in_files(plan), torch.device("cpu")
     state = state_of_base(place)

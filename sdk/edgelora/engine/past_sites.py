@@ -11,6 +11,7 @@ from torch import nn
 
 from edgelora.engine.linears import shape_of
 from edgelora.errors import PlanError, TensorsMismatch
+from edgelora.layers.low_rank import factors_of
 from edgelora.protocols import Factors, Site
 
 Past = Mapping[str, tuple[Factors, ...]]
@@ -42,9 +43,7 @@ def within_rank(factors: Sequence[Factors]) -> tuple[Factors, ...]:
         return tuple(factors)
     # In double precision: what is kept for good is rounded once.
     change = sum((each.B.double() @ each.A.double()).mul_(each.scaling) for each in factors).float()
-    identity = torch.eye(min(in_features, out_features), device=change.device)
-    pair = (change, identity) if out_features <= in_features else (identity, change)
-    return (Factors(*pair, 1.0),)
+    return (Factors(*factors_of(change), 1.0),)
 
 
 def past_to_load(config: Mapping[str, Any], linears: Mapping[str, nn.Module]) -> Past:

@@ -28,6 +28,7 @@ from edgelora.capabilities import (
 from edgelora.engine.inject import adapter_tensors
 from edgelora.layers import FrozenEmbedding, LowRankEmbedding, factors_are_exact, frozen_part
 from edgelora.layers.authoring import SiteAdapter
+from edgelora.layers.low_rank import factors_of
 from edgelora.layers.nested import NestedLowRankLinear
 from edgelora.options import AdapterOptions
 from edgelora.parts import Part
@@ -141,13 +142,9 @@ def _factors(layer: Any) -> Factors:
     if isinstance(layer, Prunable):
         used = A.any(dim=1) & B.any(dim=0)
         A, B = A[used], B[:, used]
-    in_features, out_features = A.shape[1], B.shape[0]
-    if len(A) > min(in_features, out_features):
+    if len(A) > min(A.shape[1], len(B)):
         # More components than the weight is wide: the product itself is smaller, and no rank is too large.
-        product = B.float() @ A.float()
-        if out_features <= in_features:
-            return Factors(product, torch.eye(out_features, device=B.device), scaling)
-        return Factors(torch.eye(in_features, device=A.device), product, scaling)
+        return Factors(*factors_of(B.float() @ A.float()), scaling)
     return Factors(A, B, scaling)
 
 

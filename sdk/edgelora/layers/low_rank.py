@@ -70,6 +70,13 @@ class LowRankLinear(LowRankPair):
         return Factors(self.lora_A, self.lora_B, self.scaling)
 
 
+def factors_of(change: Tensor) -> tuple[Tensor, Tensor]:
+    """A (rank, in) and B (out, rank) with B A = ``change`` (out, in): itself and an identity."""
+    out_features, in_features = change.shape
+    identity = torch.eye(min(out_features, in_features), device=change.device)
+    return (change, identity) if out_features <= in_features else (identity, change)
+
+
 @torch.no_grad()
 def factors_are_exact(layer: nn.Module) -> bool:
     """Whether the layer adds scaling · x Aᵀ Bᵀ to its base at dropout 0, tried on random numbers in float32.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from edgelora.bases import base_folder
 from edgelora.engine.exporting.source import Source
-from edgelora.errors import BaseNotFound, OfflineNotCached
-from edgelora.known_bases import recall_base
+from edgelora.errors import BaseNotFound
+from edgelora.known_bases import place_of_base
 from edgelora.manifest.base_identity import describe_config
 from edgelora.manifest.base_match import check_base
 from edgelora.prepared import prepared_base
@@ -22,7 +22,16 @@ def find_config_folder(source: Source, given: str | None) -> Path:
         WrongBase: The configuration is another one.
     """
     wanted = source.manifest.base
-    place = _place(given) if given is not None else _known_place(source)
+    place = (
+        _place(given)
+        if given is not None
+        else place_of_base(
+            wanted,
+            source.component.parts.get("quantizer"),
+            _place,
+            fix="name a folder that holds its config.json: --base FOLDER",
+        )
+    )
     if record := prepared_base(place):
         check_base(wanted, record.source, str(place))
     else:
@@ -30,19 +39,6 @@ def find_config_folder(source: Source, given: str | None) -> Path:
         found = wanted.model_copy(update={"config_digest": digest, "config_semantic_digest": semantic})
         check_base(wanted, found, str(place))
     return place
-
-
-def _known_place(source: Source) -> Path:
-    wanted = source.manifest.base
-    try:
-        return _place(wanted.repo, wanted.revision)
-    except (BaseNotFound, OfflineNotCached) as error:
-        if remembered := recall_base(wanted, source.component.parts.get("quantizer")):
-            return remembered
-        raise BaseNotFound(
-            f"the adapter's base {wanted.repo!r} is neither a folder here nor in the Hub's cache",
-            fix="name a folder that holds its config.json: --base FOLDER",
-        ) from error
 
 
 def _place(base: str, revision: str | None = None) -> Path:

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
+from edgelora.engine.adapter_base import plan_over
 from edgelora.engine.base import resolve_dtype
-from edgelora.engine.manifest_plan import plan_of
 from edgelora.errors import WrongBase
 from edgelora.layers import FrozenLinear
 from edgelora.manifest import Base, Manifest
 from edgelora.manifest.base_match import check_base
 from edgelora.plan import Plan
-from edgelora.plan.prepared import check_adapter_fits, in_words, stored_form
+from edgelora.plan.prepared import in_words, stored_form
 from edgelora.prepared import PreparedBase
 from edgelora.registry import Registry
 
@@ -61,10 +61,7 @@ class ServedBase:
             PluginMissing: A part of the adapter is not installed.
         """
         check_base(manifest.base, self.identity, str(self.place))
-        if self.record is not None:
-            for component in manifest.components:
-                check_adapter_fits(component, self.record, str(self.place), registry)
-        plan = plan_of(manifest, registry, base=str(self.place), dtype=self.plan.recipe.train.dtype)
+        plan = plan_over(manifest, self.place, self.record, registry, self.plan.recipe.train.dtype)
         if _codes_of(plan) != _codes_of(self.plan):
             raise WrongBase(
                 f"adapter {manifest.identity.name} was trained over {manifest.base.repo} in "

@@ -7,19 +7,18 @@ from types import MappingProxyType
 
 import torch
 
-from edgelora.engine.adapter_base import base_of
+from edgelora.engine.adapter_base import base_of, plan_over
 from edgelora.engine.base import load_base, load_tokenizer, locate_base
 from edgelora.engine.inject import plain_linears
 from edgelora.engine.linears import freeze
-from edgelora.engine.manifest_plan import plan_of
 from edgelora.engine.serving.adapter_set import AdapterSet
 from edgelora.engine.serving.base import ServedBase
 from edgelora.errors import PlanError
+from edgelora.manifest import Base
 from edgelora.manifest.base_files import check_base_unchanged, state_of_base
 from edgelora.manifest.base_identity import identify_base
 from edgelora.manifest.base_match import check_base
 from edgelora.plan import Plan
-from edgelora.plan.prepared import check_adapter_fits
 from edgelora.prepared import prepared_base
 from edgelora.registry import Registry
 from edgelora.signing import check_trusted
@@ -57,12 +56,8 @@ def load_adapters(
     manifest = check_trusted(locate_adapter(next(iter(references.values()))))
     place = base_of(manifest, base, revision)
     registry = registry or Registry.discover()
-    if record := prepared_base(place):
-        for component in manifest.components:
-            check_adapter_fits(component, record, str(place), registry)
-    plan = plan_of(manifest, registry, base=str(place), dtype=dtype)
-    check_base(manifest.base, identify_base(place), str(place))
-    adapters = open_base(plan, registry, device)
+    plan = plan_over(manifest, place, prepared_base(place), registry, dtype)
+    adapters = _open(plan, registry, device, manifest.base)
     for name, reference in references.items():
         adapters.add(name, reference, task=tasks.get(name))
     return adapters
@@ -79,9 +74,16 @@ def open_base(plan: Plan, registry: Registry, device: torch.device | None = None
     Raises:
         ModelError: The base cannot be loaded, or changed while it was.
     """
+    return _open(plan, registry, device, None)
+
+
+def _open(plan: Plan, registry: Registry, device: torch.device | None, wanted: Base | None) -> AdapterSet:
+    """`open_base`, refused where it is another base than ``wanted``."""
     place = locate_base(plan.recipe.base, plan.recipe.revision)
     state = state_of_base(place)
     identity = identify_base(place)
+    if wanted is not None:
+        check_base(wanted, identity, str(place))
     model, tokenizer = load_base(plan, device), load_tokenizer(place)
     check_base_unchanged(place, state)
     linears = {name: freeze(linear) for name, linear in plain_linears(model).items()}
