@@ -7,10 +7,9 @@ import copy
 
 import pytest
 import torch
+from micro_batch import losses_and_gradients
 from transformers import AutoConfig
 
-from edgelora.engine.gradients import RowLosses
-from edgelora.engine.inject import inject, trainable_parameters
 from edgelora.engine.mapped.blocks import decoder_blocks
 from edgelora.engine.mapped.loading import load_mapped
 from edgelora.engine.mapped.residency import Residency
@@ -39,16 +38,7 @@ def batch():
 
 def step(model, the_plan):
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    torch.manual_seed(0)
-    layers = inject(model, the_plan)
-    parameters = trainable_parameters(layers)
-    torch.manual_seed(1)
-    for parameter in parameters.values():
-        parameter.data += 0.05 * torch.randn_like(parameter)
-    model.train()
-    losses = RowLosses(model, layers, 512)(batch())[0]
-    losses.sum().backward()
-    return losses.detach(), {name: parameter.grad for name, parameter in parameters.items()}
+    return losses_and_gradients(model, the_plan, batch())
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

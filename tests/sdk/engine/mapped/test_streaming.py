@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from first_party import ADAPTERS, matrix, small
+from micro_batch import losses_and_gradients
 from prepared_bases import prepare
 from safetensors.torch import load_file, save_file
 
 from edgelora.engine.base import load_base
 from edgelora.engine.gradients import RowLosses
-from edgelora.engine.inject import inject, trainable_parameters
+from edgelora.engine.inject import inject
 from edgelora.errors import CombinationError, ModelError
 from edgelora.layers import FrozenLinear
 from edgelora.layers.mapped import MappedEmbedding, MappedLinear
@@ -35,16 +36,7 @@ def step(the_plan):
     model = load_base(the_plan)
     if the_plan.recipe.train.streamed:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    torch.manual_seed(0)
-    layers = inject(model, the_plan)
-    parameters = trainable_parameters(layers)
-    torch.manual_seed(1)
-    for parameter in parameters.values():
-        parameter.data += 0.05 * torch.randn_like(parameter)
-    model.train()
-    losses = RowLosses(model, layers, 512)(batch())[0]
-    losses.sum().backward()
-    return losses.detach(), {name: parameter.grad for name, parameter in parameters.items()}
+    return losses_and_gradients(model, the_plan, batch())
 
 
 @pytest.mark.parametrize("adapter", STREAMED)
