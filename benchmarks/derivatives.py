@@ -78,6 +78,21 @@ TASKS = {
 LITMUS = ("decimals_conflict", "decimals_agree", "versions", "sequences", "fibonacci")
 
 
+def micro_training(steps: int, learning_rate: float, seed: int) -> dict[str, Any]:
+    """How all comparisons on the built-in base train: batches of 32 rows, one thread."""
+    return {
+        "max_steps": steps,
+        "batch_size": 32,
+        "accumulation": 1,
+        "learning_rate": learning_rate,
+        "schedule": "cosine",
+        "warmup": 0.05,
+        "max_length": 128,
+        "seed": seed,
+        "threads": 1,
+    }
+
+
 def recipe(
     derivative: str, seed: int, out: Path, data: Path, steps: int, *, validate: bool
 ) -> dict[str, Any]:
@@ -100,18 +115,7 @@ def recipe(
         **settings,
         "data": sources,
         "evaluators": evaluators,
-        "train": {
-            "max_steps": steps,
-            "batch_size": 32,
-            "accumulation": 1,
-            "learning_rate": learning_rate,
-            "schedule": "cosine",
-            "warmup": 0.05,
-            "max_length": 128,
-            "seed": seed,
-            "threads": 1,
-            **train,
-        },
+        "train": micro_training(steps, learning_rate, seed) | train,
         "out": str(out),
     }
 

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from derivatives import measure
+from derivatives import measure, micro_training
 from edgelora.micro.corpus import Question, held_out_questions, training_questions
 
 STUDENT = (math.inf, math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -55,17 +55,7 @@ def recipe(rows: Path, out: Path, seed: int, settings: argparse.Namespace) -> di
         "base": "micro",
         "data": [{"path": str(rows), "task": "learned"}],
         "evaluators": [],
-        "train": {
-            "max_steps": settings.steps,
-            "batch_size": 32,
-            "accumulation": 1,
-            "learning_rate": settings.learning_rate,
-            "schedule": "cosine",
-            "warmup": 0.05,
-            "max_length": 128,
-            "seed": seed,
-            "threads": 1,
-        },
+        "train": micro_training(settings.steps, settings.learning_rate, seed),
         "out": str(out),
     }
 
