@@ -53,8 +53,10 @@ def similarity(
 
     need_train_extra("analyzing")
 
-    from edgelora.engine.analysis import draw_similarities, published_factors, similarities
+    from edgelora.engine.analysis import check_picture, draw_similarities, published_factors, similarities
 
+    if picture is not None:
+        check_picture(picture)
     found = similarities(
         published_factors(first), published_factors(second), sites=sites, components=components
     )
@@ -102,8 +104,16 @@ def amplification(
 
     need_train_extra("analyzing")
 
-    from edgelora.engine.analysis import amplifications, draw_amplifications, published_factors, source_of
+    from edgelora.engine.analysis import (
+        amplifications,
+        check_picture,
+        draw_amplifications,
+        published_factors,
+        source_of,
+    )
 
+    if picture is not None:
+        check_picture(picture)
     factors = published_factors(adapter)
     found = amplifications(factors, source_of(adapter, base), sites=sites, components=components)
     if picture is not None:

@@ -8,12 +8,13 @@ from edgelora.engine.analysis.adapters import (
     similarities,
     source_of,
 )
-from edgelora.engine.analysis.pictures import draw_amplifications, draw_similarities
+from edgelora.engine.analysis.pictures import check_picture, draw_amplifications, draw_similarities
 
 __all__ = [
     "SiteAmplification",
     "SiteSimilarity",
     "amplifications",
+    "check_picture",
     "draw_amplifications",
     "draw_similarities",
     "published_factors",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,12 @@ import torch
 
 from edgelora.engine.analysis.adapters import SiteAmplification, SiteSimilarity
 from edgelora.errors import DependencyMissing, PlanError
-from edgelora.files import disk_full_is_an_error, make_dirs
+from edgelora.files import atomic_write, disk_full_is_an_error, make_dirs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMATS = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
+FORMATS: dict[str, dict[str, Any]] = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
 """With the metadata that would differ from run to run."""
 COLUMNS = 4
 LONGEST_TITLE = 32
@@ -106,15 +107,26 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
-    metadata: dict[str, Any] | None = FORMATS.get(path.suffix.lower())
-    if metadata is None:
+def check_picture(path: Path) -> None:
+    """Refuse a name that tells no kind of picture, before anything is computed for it.
+
+    Raises:
+        PlanError: It ends neither in ``.png`` nor in ``.svg``.
+    """
+    if path.suffix.lower() not in FORMATS:
         raise PlanError(
             f"a picture is written as PNG or SVG, not as {path.name}", fix="end it in .png or .svg"
         )
+
+
+def _save(figure: Figure, path: Path) -> None:
+    check_picture(path)
     from matplotlib import rc_context
 
+    drawn, ending = BytesIO(), path.suffix.lower()
     # Identifiers in an SVG are random without a salt.
-    with disk_full_is_an_error(path), rc_context({"svg.hashsalt": "edgelora"}):
+    with rc_context({"svg.hashsalt": "edgelora"}):
+        figure.savefig(drawn, format=ending[1:], metadata=FORMATS[ending], dpi=150)
+    with disk_full_is_an_error(path):
         make_dirs(path.absolute().parent)
-        figure.savefig(path, format=path.suffix[1:].lower(), metadata=metadata, dpi=150)
+        atomic_write(path, drawn.getvalue())

@@ -1,6 +1,7 @@
 """What published adapters learned, read from their files alone."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -135,3 +136,21 @@ def test_a_picture_of_another_kind_and_without_matplotlib_is_refused(adapters, t
     ):
         with pytest.raises(PlanError, match=r"as PNG or SVG, not as a\.pdf"):
             draw(tmp_path / "a.pdf")
+
+
+def test_a_picture_is_replaced_whole_and_its_name_is_read_first(tmp_path, capsys):
+    assert run_command(["analyze", "similarity", "nobody", "nowhere", "--picture", "a.pdf"]) == 3
+    assert "as PNG or SVG, not as a.pdf" in capsys.readouterr().err
+    pytest.importorskip("matplotlib")
+    from edgelora.engine.analysis import pictures
+
+    class Failing:
+        def savefig(self, file, **settings):
+            file.write(b"half")
+            raise OSError("no more")
+
+    path = tmp_path / "a.png"
+    path.write_bytes(b"before")
+    with pytest.raises(OSError, match="no more"):
+        pictures._save(Failing(), path)
+    assert path.read_bytes() == b"before" and os.listdir(tmp_path) == ["a.png"]
