@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from edgelora_cli.commands import Command, Group
-from edgelora_cli.console import emit, note, table
+from edgelora_cli.console import emit, note, table, warn
 
 sites_option = click.option(
     "--site",
@@ -53,13 +53,21 @@ def similarity(
 
     need_train_extra("analyzing")
 
-    from edgelora.engine.analysis import check_picture, draw_similarities, published_factors, similarities
+    from edgelora.engine.analysis import (
+        check_picture,
+        different_bases,
+        draw_similarities,
+        published_factors,
+        similarities,
+    )
 
     if picture is not None:
         check_picture(picture)
     found = similarities(
         published_factors(first), published_factors(second), sites=sites, components=components
     )
+    if bases := different_bases(first, second):
+        warn(f"they are of different bases, {bases[0]} and {bases[1]}, whose inputs need not mean the same")
     if picture is not None:
         draw_similarities(found, (first, second), picture)
         note(f"picture: {picture}")

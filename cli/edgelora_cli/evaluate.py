@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import click
 
 from edgelora_cli.commands import Command, rank_option, set_option, threads_option
-from edgelora_cli.console import emit, note, settings
+from edgelora_cli.console import emit, note, settings, warn
 
 if TYPE_CHECKING:
     from edgelora.engine.past_sites import Past
+    from edgelora.plan import Plan
     from edgelora.protocols import Measurement
 
 GATE = re.compile(r"\s*(?P<metric>[^<>=\s]+)\s*(?P<sign>>=|<=)\s*(?P<bar>[-+0-9.eE]+)\s*")
@@ -76,6 +77,8 @@ def evaluate(
         opened = open_adapted(
             adapter, registry, base=wanted.base, revision=wanted.revision, dtype=wanted.train.dtype, rank=rank
         )
+    over = opened.plan or plan
+    _tell_other_weights(plan, over)
     past: Past = {}
     if plan.past:
         with taken_off(opened.model, opened.layers) as bare:
@@ -93,9 +96,11 @@ def evaluate(
         dataset=dataset,
         source=source_weights(locate_base(opened.base, wanted.revision)),
         past=past,
+        tell=note,
     )
     document = {
         "base": opened.base,
+        "quantizer": over.parts["quantizer"].name,
         "adapter": adapter,
         "measurements": {name: asdict(value) for name, value in found.items()},
     }
@@ -103,6 +108,17 @@ def evaluate(
         _check_gates(found, bars)
     emit(document, measurement_table(found, {}))
     _check_gates(found, bars)
+
+
+def _tell_other_weights(asked: Plan, over: Plan) -> None:
+    """Say so where an adapter was trained over other weights than the recipe's quantizer makes."""
+    from edgelora.plan.prepared import base_form, base_in_words
+
+    if base_form(asked) != base_form(over):
+        warn(
+            f"measured over {base_in_words(over)}, which the adapter was trained over; the recipe's "
+            f"{base_in_words(asked)} is not used"
+        )
 
 
 def _parse_gate(text: str) -> tuple[str, str, float]:

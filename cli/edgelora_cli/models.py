@@ -22,6 +22,8 @@ class OpenModel:
     layers: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
     """Those its layers tell apart, by number; empty where they do not."""
+    plan: Plan | None = None
+    """That of an adapter: what it was trained over."""
 
 
 def use_threads(threads: int | Literal["auto"] | None) -> None:
@@ -95,4 +97,6 @@ def open_for_task(adapter: str, *, base: str | None, task: str | None, rank: int
 
 
 def _opened(found: Adapted) -> OpenModel:
-    return OpenModel(found.model, found.tokenizer, found.plan.recipe.base, found.layers, found.tasks)
+    return OpenModel(
+        found.model, found.tokenizer, found.plan.recipe.base, found.layers, found.tasks, found.plan
+    )

@@ -24,6 +24,7 @@ def plan(recipe: Path, changes: tuple[str, ...]) -> None:
     """Show what RECIPE will do: every part with its plugin and options, defaults included.
 
     Misspelt names, options out of range, parts that cannot work together and missing files are refused here.
+    Of the base no more than the names in its files is read: what only a loaded one tells is left to train.
     """
     from edgelora.errors import MissingFile
     from edgelora.plan import make_plan
@@ -36,4 +37,4 @@ def plan(recipe: Path, changes: tuple[str, ...]) -> None:
         raise MissingFile(
             f"there is no data file {missing[0]}", fix="correct 'data' in the recipe, or put the file there"
         )
-    emit(resolved.as_document(), resolved.describe())
+    emit({**resolved.as_document(), "notes": list(resolved.notes)}, resolved.describe())

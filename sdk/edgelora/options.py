@@ -5,6 +5,7 @@ Importing them imports pydantic, so descriptors name options by string.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,6 +27,13 @@ class Options(BaseModel):
         Raises:
             PlanError: Something does not fit, such as the name of a task that the data do not have.
         """
+
+    def notes(self, plan: Plan) -> Iterable[str]:
+        """What works with the rest of a plan and may not be meant; by default nothing. No torch here.
+
+        One sentence each, told by ``edgelora plan`` and when training begins.
+        """
+        return ()
 
 
 class AdapterOptions(Options):

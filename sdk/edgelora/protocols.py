@@ -257,17 +257,16 @@ class Evaluation:
     Attributes:
         model: The base with its adapter in place; a transformers causal language model.
         tokenizer: Its tokenizer.
-        layers: Adapted layers by site name; empty when the bare base is measured, or where the adapter
-            changes the model as a whole.
+        layers: Adapted layers by site name; empty for the bare base, and where the model is adapted whole.
         batches: Held-out rows; iterating starts anew each time. May be empty.
         tasks: Names of the tasks, in the order of ``task_ids``.
         plan: The plan of the run.
         seed: For evaluators that sample; never the global RNG.
         examples: The same held-out rows as text, where they have a prompt.
-        split_digest: ``sha256:`` of the held-out rows of all tasks. An evaluator that measures some of them
-            writes the digest of those into its measurements.
+        split_digest: ``sha256:`` of all held-out rows; measurements of some of them get the digest of those.
         source: Reads the unquantized weight (out, in) of a linear by its name; None where there are no files.
         past: Factors of the recipe's ``past`` adapters by site, as `Site.past` has them.
+        tell: Called with a reason where there is nothing to measure.
     """
 
     model: Any
@@ -281,6 +280,7 @@ class Evaluation:
     split_digest: str = ""
     source: Callable[[str], Tensor] | None = None
     past: Mapping[str, tuple[Factors, ...]] = field(default_factory=dict)
+    tell: Callable[[str], None] = lambda reason: None
 
     def route(self, task: str, rows: int | None = None) -> None:
         """Tell the layers that the next forward is of ``rows`` rows of ``task``; None: every row from now on.

@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.mark.acceptance
-@pytest.mark.parametrize("derivative", ["lora", "qlora"])
+@pytest.mark.parametrize("derivative", ["lora", "qlora", "full"])
 @pytest.mark.parametrize("checkpointing", ["true", "false"])
 def test_the_predicted_peak_is_within_a_tenth_of_the_measured_one(tmp_path, derivative, checkpointing):
     recipe = tmp_path / "recipe.yaml"

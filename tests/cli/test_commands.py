@@ -114,6 +114,7 @@ def test_plan_of_a_data_file_that_is_not_there_names_it(edgelora):
         ("mtlora", "loss_combiner.weights={main: 0}", "0 for every task"),
         ("adalora", "rank_scheduler.target_rank=99", "target_rank 99 is more than the 24 ranks per site"),
         ("adalora", "rank_scheduler.warmup_steps=400", "400 warmup and 90 final steps leave none of 300"),
+        ("dora", "adapter.target_modules=[q_proj, embed_tokens]", "names model.embed_tokens, an embedding"),
     ],
 )
 def test_plan_refuses_options_that_do_not_suit_the_rest(edgelora, derivative, changes, problem):
@@ -123,6 +124,35 @@ def test_plan_refuses_options_that_do_not_suit_the_rest(edgelora, derivative, ch
     )
     ran = edgelora("plan", "recipe.yaml", "--set", changes)
     assert ran.exit_code == 3 and problem in ran.err
+
+
+@pytest.mark.parametrize(
+    ("derivative", "evaluator", "problem"),
+    [
+        ("full", "merge-error", "and adapter 'weights' has none that do"),
+        ("bottleneck", "merge-error", "and adapter 'bottleneck' has none that do"),
+        ("lora", "code-entropy", "codes of a quantized base, and 'none' makes none"),
+    ],
+)
+def test_plan_refuses_evaluators_that_would_measure_nothing(edgelora, derivative, evaluator, problem):
+    Path("rows.jsonl").touch()
+    Path("recipe.yaml").write_text(
+        f"{{derivative: {derivative}, base: micro, data: [{{path: rows.jsonl}}], evaluators: [{evaluator}]}}"
+    )
+    ran = edgelora("plan", "recipe.yaml")
+    assert ran.exit_code == 7 and problem in ran.err and f"leave {evaluator} out" in ran.err
+
+
+def test_plan_says_what_is_left_to_train_and_which_names_the_base_seems_to_lack(edgelora):
+    Path("recipe.yaml").write_text(
+        "{derivative: lora, base: micro, adapter: {target_modules: [q_prj, v_proj]}}"
+    )
+    ran = edgelora("plan", "recipe.yaml")
+    assert ran.exit_code == 0
+    assert "left to train   that the base loads and has linears of the names and ranks asked for" in ran.out
+    note = "adapter.target_modules: no tensor of the base is of a 'q_prj'; did you mean 'q_proj'?"
+    assert f"note            {note}" in ran.out
+    assert edgelora("plan", "recipe.yaml", "--json").document["notes"] == [note]
 
 
 def test_recipe_new_never_replaces_a_file(edgelora):

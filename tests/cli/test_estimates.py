@@ -35,6 +35,14 @@ def test_memory_is_told_by_part_for_each_placement(edgelora, recipe):
     assert not Path("runs").exists()
 
 
+def test_where_all_weights_learn_all_of_them_are_counted(edgelora, recipe):
+    ran = edgelora("estimate", recipe, "--json", "--set", "derivative=full", "--set", "adapter={}")
+    assert ran.exit_code == 0, ran.err
+    assert ran.document["trainable"] == ran.document["parameters"]
+    assert [each["name"] for each in ran.document["memory"]] == ["resident", "checkpointed"]
+    assert ran.document["why_not_streamed"].startswith("adapter 'weights' cannot be streamed")
+
+
 def test_a_configuration_alone_is_enough(edgelora, recipe):
     from edgelora.micro import path
 

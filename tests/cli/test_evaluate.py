@@ -68,6 +68,13 @@ def test_an_adapter_of_the_model_as_a_whole_is_measured_and_not_its_base(edgelor
     Path("next.yaml").write_text(
         TRAINED.format(derivative="clora", more="past: [./first/adapter]", out="next")
     )
+    # The recipe's quantizer makes other weights than the adapter was trained over.
+    changed = ("--set", "quantizer=nf4", "--set", "past=[]")
+    ran = edgelora("--quiet", "evaluate", "next.yaml", "--adapter", "./first/adapter", "--json", *changed)
+    assert ran.document["quantizer"] == "none"
+    assert ran.err.startswith(
+        "warning: measured over none, which the adapter was trained over; the recipe's nf4 ("
+    )
     for recipe in ("whole.yaml", "next.yaml"):
         found = edgelora("evaluate", recipe, "--adapter", "./whole/adapter", "--json").document
         assert found["measurements"]["main.loss"]["value"] == pytest.approx(expected, rel=1e-6)

@@ -45,6 +45,15 @@ def test_what_training_forgot_is_measured_again_by_evaluate(edgelora):
     assert found[0] == found[1]
 
 
+def test_without_a_past_it_is_said_once_that_it_is_lora(edgelora):
+    questions("rows.jsonl", range(4))
+    recipe = write("alone.yaml", derivative="clora", more="", past="", evaluators="")
+    said = "adapter 'clora' without past: is LoRA, and its penalty is 0"
+    assert edgelora("plan", recipe).out.count(said) == 1
+    ran = edgelora("train", recipe)
+    assert ran.exit_code == 0 and ran.err.count(said) == 1
+
+
 def test_a_past_that_is_not_there_is_told_before_anything_is_loaded(edgelora):
     questions("rows.jsonl", range(4))
     recipe = write("second.yaml", derivative="clora", more="", past="past: [./absent]", evaluators="")

@@ -23,6 +23,7 @@ class Ranks:
         run.route(run.tasks[0])
         ranks = {site: _rank(layer) for site, layer in run.layers.items() if isinstance(layer, LowRank)}
         if not ranks:
+            run.tell("no layer is a low-rank product, of which components could be counted")
             return {}
         by_kind: dict[str, list[int]] = defaultdict(list)
         for site, rank in ranks.items():

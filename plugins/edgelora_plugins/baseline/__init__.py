@@ -55,5 +55,6 @@ def edgelora_evaluators() -> Iterable[Part]:
     yield Part(
         name="merge-error",
         target="edgelora_plugins.baseline.merge_error:MergeError",
+        options="edgelora_plugins.baseline.options:MergeErrorOptions",
         summary="how exactly the adapter folds into the weights, layer by layer",
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelora.capabilities import ApproximatelyLowRank
+from edgelora.digests import tokens_digest
 from edgelora.errors import ExportUnsupported
 from edgelora.layers import FrozenLinear, frozen_part
 from edgelora.protocols import Evaluation, Factors, Measurement
@@ -26,8 +27,9 @@ _Computed = Mapping[str, Callable[[FrozenLinear, Tensor], Tensor]]
 def approximation_errors(run: Evaluation) -> dict[str, Measurement]:
     """``"<task>.merge_error_<way>"``: ‖folded − adapted‖ / ‖adapted − base‖ of the logits; n counts tokens.
 
-    All layers that fold approximately are folded at the same time, on held-out rows of the task, or on eight
-    tokens spread over the vocabulary where it has none. Nothing where layers have seen no training.
+    All layers that fold approximately are folded at the same time, on held-out rows of the task, or, without
+    a digest of rows, on eight tokens spread over the vocabulary where it has none. Nothing where layers have
+    seen no training.
     """
     layers = {name: each for name, each in run.layers.items() if isinstance(each, ApproximatelyLowRank)}
     try:
@@ -35,18 +37,22 @@ def approximation_errors(run: Evaluation) -> dict[str, Measurement]:
             way: {name: partial(_folded, each.approximate_factors(way)) for name, each in layers.items()}
             for way in next(iter(layers.values())).approximations()
         }
-    except ExportUnsupported:
+    except ExportUnsupported as unseen:
+        run.tell(unseen.problem)
         return {}
     alone: _Computed = {name: FrozenLinear.__call__ for name in layers}
     rows, measurements = _rows(run), {}
     for task in run.tasks:
         chosen = rows.get(task) or [_probe(run.model)]
         adapted = _logits(run, task, chosen, {})
+        digest = tokens_digest((row.tolist(), []) for row in chosen) if task in rows else ""
         change = (adapted - _logits(run, task, chosen, alone)).norm()
         for way, fold in folds.items():
             lost = (_logits(run, task, chosen, fold) - adapted).norm()
             error = float(lost / (change if change else adapted.norm()))
-            measurements[f"{task}.merge_error_{way}"] = Measurement(error, len(adapted), error, error)
+            measurements[f"{task}.merge_error_{way}"] = Measurement(
+                error, len(adapted), error, error, split_digest=digest
+            )
     return measurements
 
 

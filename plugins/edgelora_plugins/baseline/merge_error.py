@@ -6,12 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgelora import Options
 from edgelora.capabilities import ApproximatelyLowRank
 from edgelora.errors import ExportUnsupported
 from edgelora.layers import FrozenEmbedding, FrozenLinear, frozen_part, merge_bias_into, merge_into, over
 from edgelora.protocols import Evaluation, Measurement
 from edgelora_plugins.baseline.approximation import approximation_errors
+from edgelora_plugins.baseline.options import MergeErrorOptions
 
 
 class MergeError:
@@ -22,12 +22,14 @@ class MergeError:
     whole, in each of the ways it names; see `approximation_errors`.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: MergeErrorOptions) -> None:
         pass
 
     @torch.no_grad()
     def __call__(self, run: Evaluation) -> dict[str, Measurement]:
         """``"<task>.merge_error"``; n counts layers. Nothing where a layer cannot be folded."""
+        if not run.layers:
+            run.tell("there is no adapter with layers to fold")
         if any(isinstance(layer, ApproximatelyLowRank) for layer in run.layers.values()):
             return approximation_errors(run)
         measurements = {}
@@ -35,7 +37,8 @@ class MergeError:
             run.route(task)
             try:
                 errors = [_error(layer, name, seed=number) for name, layer in run.layers.items()]
-            except ExportUnsupported:
+            except ExportUnsupported as error:
+                run.tell(error.problem)
                 return {}
             worst = max(errors)
             measurements[f"{task}.merge_error"] = Measurement(worst, len(errors), worst, worst)

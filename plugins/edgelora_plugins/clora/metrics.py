@@ -23,9 +23,12 @@ class Forgetting:
     def __call__(self, run: Evaluation) -> dict[str, Measurement]:
         """``"<task>.forgetting"``, negative where more is known than before, and ``"<task>.before"``."""
         measurements: dict[str, Measurement] = {}
+        if not run.layers:
+            run.tell("there is no adapter with layers to set back")
         for task in self.options.chosen(run.plan) if run.layers else ():
             examples = examples_of(run, task, self.options)
             if not examples:
+                run.tell(f"no held-out row of task {task!r} asks a question")
                 continue
             after = answered_right(run, task, examples, self.options)
             with as_started(run.layers, run.past):

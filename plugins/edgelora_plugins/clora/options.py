@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -23,6 +24,14 @@ class ContinualOptions(AdapterOptions):
         description="Weight of the forgetting penalty (paper: λ); 0 is LoRA after LoRA. The default is ours: "
         "the right one depends on how large the earlier changes are, and the paper's is for images.",
     )
+
+    def notes(self, plan: Plan) -> Iterable[str]:
+        """Without a past nothing can be forgotten."""
+        if not plan.past:
+            yield (
+                "adapter 'clora' without past: is LoRA, and its penalty is 0; name what to go on from, as in "
+                "past: [acme/versions@1.0.0]"
+            )
 
 
 class ForgettingOptions(AnswerOptions):

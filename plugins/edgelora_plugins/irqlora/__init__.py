@@ -43,6 +43,7 @@ def edgelora_evaluators() -> Iterable[Part]:
     yield Part(
         name="code-entropy",
         target="edgelora_plugins.irqlora.metrics:CodeEntropy",
+        options="edgelora_plugins.irqlora.options:EntropyOptions",
         summary="information in the codes, in bits per code and block",
         paper=PAPER,
     )

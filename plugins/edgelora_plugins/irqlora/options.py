@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from edgelora import AdapterOptions
+from edgelora import AdapterOptions, Options
+from edgelora.errors import CombinationError
 from edgelora.options import BlockwiseOptions
+
+if TYPE_CHECKING:
+    from edgelora.plan import Plan
 
 
 class CalibrationOptions(BlockwiseOptions):
@@ -29,3 +33,16 @@ class ElasticOptions(AdapterOptions):
         description="What to do where the rank does not divide a layer's width: refuse it, or average over "
         "as many groups as their greatest common divisor.",
     )
+
+
+class EntropyOptions(Options):
+    """``code-entropy`` has none."""
+
+    def check(self, plan: Plan) -> None:
+        """Refuse a base without codes."""
+        quantizer = plan.parts["quantizer"]
+        if quantizer.part.keeps_weights:
+            raise CombinationError(
+                f"code-entropy measures the codes of a quantized base, and {quantizer.name!r} makes none",
+                fix="leave code-entropy out of evaluators, or choose a quantizer: quantizer: nf4",
+            )

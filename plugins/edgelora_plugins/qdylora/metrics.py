@@ -23,6 +23,7 @@ class RankSweep:
         """``"<task>.loss@<rank>"`` and ``"<task>.exact_match@<rank>"``."""
         layers = [layer for layer in run.layers.values() if isinstance(layer, Nested)]
         if not layers:
+            run.tell("there is no adapter of nested ranks")
             return {}
         found = [layer.rank for layer in layers]
         measurements: dict[str, Measurement] = {}

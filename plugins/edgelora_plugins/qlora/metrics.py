@@ -28,6 +28,7 @@ class QuantizationCost:
         """
         linears = dict(_frozen_linears(run.model, run.layers))
         if not linears:
+            run.tell("the base has no linears that a quantizer could take")
             return {}
         weights = sum(linear.in_features * linear.out_features for linear in linears.values())
         bits = 8 * sum(map(_stored_bytes, linears.values())) / weights

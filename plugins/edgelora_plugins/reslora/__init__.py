@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from edgelora import Derivative, Part, hookimpl
 
 PAPER = "arXiv:2402.18039"
+EVALUATORS = ("loss", "merge-error")
+"""Of what folds only approximately: the adapter's manifest then says how nearly."""
 
 
 @hookimpl
@@ -46,7 +48,7 @@ def edgelora_derivatives() -> Iterable[Derivative]:
         name="reslora",
         summary="low-rank adaptation with input shortcuts between blocks (ResLoRA-is)",
         paper=PAPER,
-        parts={"adapter": "input-shortcut"},
+        parts={"adapter": "input-shortcut", "evaluator": EVALUATORS},
     )
     yield Derivative(
         name="reslora-bs",
@@ -58,5 +60,5 @@ def edgelora_derivatives() -> Iterable[Derivative]:
         name="reslora-ms",
         summary="low-rank adaptation with middle shortcuts between blocks",
         paper=PAPER,
-        parts={"adapter": "middle-shortcut"},
+        parts={"adapter": "middle-shortcut", "evaluator": EVALUATORS},
     )

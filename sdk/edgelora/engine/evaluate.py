@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ def evaluate(
     dataset: Dataset,
     source: Callable[[str], Tensor] | None = None,
     past: Past = MappingProxyType({}),
+    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Measurement]:
     """Measure ``model`` with the plan's evaluators on the held-out rows of ``dataset``.
 
@@ -44,6 +46,7 @@ def evaluate(
         dataset: Its held-out rows are measured.
         source: Reads unquantized weights by the linear's name, where there are files to read.
         past: Factors of the plan's earlier adapters, by site.
+        tell: Called with a line for each evaluator that had nothing to measure.
 
     Raises:
         PluginBug: An evaluator returned something else than measurements, or two used one name.
@@ -68,7 +71,8 @@ def evaluate(
     measurements: dict[str, Measurement] = {}
     with as_found(model):
         for part in plan.evaluators:
-            found = part.build()(run)
+            reasons: list[str] = []
+            found = part.build()(dataclasses.replace(run, tell=reasons.append))
             for name, measurement in found.items():
                 if not isinstance(measurement, Measurement) or name in measurements:
                     raise PluginBug(
@@ -77,7 +81,17 @@ def evaluate(
                         fix="return each Measurement under a name of its own",
                     )
             measurements |= found
+            if not found:
+                why = reasons or _reasons(dataset)
+                tell(f"evaluator {part.name!r} measured nothing: {'; '.join(why)}")
     return measurements
+
+
+def _reasons(dataset: Dataset) -> list[str]:
+    """Why an evaluator that says nothing itself measured nothing."""
+    if dataset.held_out:
+        return ["there is nothing of its kind in this model"]
+    return ["no row is held out; hold some out with data: [{path: ..., held_out: 0.1}]"]
 
 
 @contextmanager

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
@@ -15,7 +14,6 @@ from typing import Any
 
 from torch import nn
 
-from edgelora import __version__
 from edgelora.capabilities import Calibrated
 from edgelora.engine import base, evaluate, inject, pack, train
 from edgelora.engine.allocator import return_holes
@@ -33,6 +31,7 @@ from edgelora.engine.report import QuietReporter, Reporter
 from edgelora.engine.resuming import compare_bases, compare_plans, digests_of
 from edgelora.engine.run_folder import RunFolder
 from edgelora.engine.source import source_for, source_weights
+from edgelora.engine.versions import library_versions
 from edgelora.engine.whole_model import adapted_model
 from edgelora.errors import PlanError, ResumeMismatch
 from edgelora.known_bases import remember_base
@@ -87,6 +86,8 @@ class Job:
             WrongBase: An earlier adapter the recipe goes on from was trained on another base.
         """
         reset_peaks()
+        for note in self.plan.notes:
+            self.reporter.message(f"note: {note}")
         settings = self.plan.recipe.train
         self.conditions = fix_conditions(settings, self.accelerator.device, self.accelerator.num_processes)
         named = "micro" if self.plan.recipe.base == "micro" else None
@@ -142,7 +143,7 @@ class Job:
         if not self.plan.recipe.train.evaluate_base:
             return {}
         self.reporter.message("measuring the bare base")
-        return self.evaluate(model, {}, dataset)
+        return self._measure(model, {}, dataset)
 
     def inject(self, model: Any) -> tuple[Any, Mapping[str, nn.Module]]:
         """The adapted model and its layers, beside its past; seeded before the adapter draws its start."""
@@ -197,7 +198,7 @@ class Job:
                 "data": dataset.train_digest,
                 "base": digests_of(self.identity),
             },
-            evaluate=lambda: self.evaluate(model, layers, dataset),
+            evaluate=lambda: self._measure(model, layers, dataset),
             check_base=self.check_base,
         )
         outcome = train.train(model, layers, self.plan, dataset, around, checkpoint)
@@ -208,16 +209,20 @@ class Job:
     def evaluate(
         self, model: Any, layers: Mapping[str, nn.Module], dataset: Dataset
     ) -> dict[str, Measurement]:
-        """Measure the model as it stands."""
+        """Measure the trained model, and say of which evaluators it has nothing to measure."""
+        return self._measure(model, layers, dataset, self.reporter.message)
+
+    def _measure(
+        self,
+        model: Any,
+        layers: Mapping[str, nn.Module],
+        dataset: Dataset,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> dict[str, Measurement]:
         return evaluate.evaluate(
-            model,
-            layers,
-            self.plan,
-            tokenizer=self.tokenizer,
-            dataset=dataset,
-            source=source_weights(self.place),
-            past=self.past,
-        )
+            model, layers, self.plan, tokenizer=self.tokenizer, dataset=dataset,
+            source=source_weights(self.place), past=self.past, tell=tell,
+        )  # fmt: skip
 
     def pack(
         self,
@@ -260,7 +265,7 @@ class Job:
             tokens=self.tokens,
             threads=self.conditions["threads"],
             started_at=self.started_at,
-            versions=_versions(),
+            versions=library_versions(),
             peak_bytes=self.peak_bytes,
             recipe_digest=recipe_digest(self.asked),
             base_measurements=base_measurements,
@@ -285,13 +290,3 @@ def recipe_digest(plan: Plan) -> str:
         source["path"] = Path(source["path"]).name
     document = json.dumps(recipe, sort_keys=True).encode()
     return f"sha256:{hashlib.sha256(document).hexdigest()}"
-
-
-def _versions() -> dict[str, str]:
-    found = {"edgelora": __version__}
-    for name in ("torch", "transformers", "bitsandbytes", "accelerate"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

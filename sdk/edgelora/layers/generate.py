@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 @torch.no_grad()
@@ -70,15 +72,34 @@ def continue_rows(model: Any, tokenizer: Any, rows: list[list[int]], max_new_tok
     device = model.get_input_embeddings().weight.device
     ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=device)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
-    produced = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    hook = read_head_once(model)
+    try:
+        produced = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=pad,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    finally:
+        hook.remove()
     return list(tokenizer.batch_decode(produced[:, longest:], skip_special_tokens=True))
+
+
+def read_head_once(model: Any) -> RemovableHandle:
+    """Let the output head read its weight once for all rows of a prompt, until the handle is removed.
+
+    It gets the hidden states of the last tokens, (rows, 1, width), as a slice of those of all tokens. Of an
+    input that lies in pieces, and a weight that does not learn, torch 2.13 makes one product for each row and
+    copies the weight for each.
+    """
+    head: nn.Module | None = model.get_output_embeddings()
+    return (nn.Identity() if head is None else head).register_forward_pre_hook(_in_one_piece)
+
+
+def _in_one_piece(head: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(each.contiguous() if isinstance(each, Tensor) else each for each in given)

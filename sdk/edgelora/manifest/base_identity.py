@@ -14,7 +14,12 @@ from edgelora.errors import DigestMismatch, EdgeloraError, MissingFile, ModelErr
 from edgelora.manifest.base import Base, BaseFile
 from edgelora.manifest.canonical_json import canonical_json
 from edgelora.manifest.paths import check_path
-from edgelora.manifest.tensor_digest import HashedFile, digest_of_tensors, hash_weights
+from edgelora.manifest.tensor_digest import (
+    HashedFile,
+    digest_of_tensors,
+    hash_weights,
+    remembered_hash,
+)
 from edgelora.prepared import RECORD_NAME, PreparedBase, prepared_base
 
 SINGLE_NAME = "model.safetensors"
@@ -71,6 +76,17 @@ def identify_base(
         tokenizer_digest=_tokenizer_digest(folder),
         chat_template_digest=_chat_template_digest(folder),
     )
+
+
+def remembered_tensors_digest(folder: Path) -> str | None:
+    """``tensorsDigest`` of an unquantized base whose files were hashed before; None where some were not.
+
+    Raises:
+        ModelError: Files are missing.
+    """
+    files = {name: remembered_hash(folder / name) for name in weights_files(folder)}
+    known = {name: file for name, file in files.items() if file is not None}
+    return digest_of_tensors(known) if known.keys() == files.keys() else None
 
 
 def describe_config(folder: Path) -> tuple[str, str | None]:

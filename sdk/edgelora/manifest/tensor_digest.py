@@ -106,6 +106,15 @@ def hash_weights(path: Path, *, rehash: bool = False) -> HashedFile:
     return hashed
 
 
+def remembered_hash(path: Path) -> HashedFile | None:
+    """As `hash_weights` where the file was hashed before and did not change since; nothing of it is read."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return _from_cache(DigestCache(status).read(), status.st_size)
+
+
 def _hash(file: BinaryIO, where: str) -> HashedFile:
     header = header_of(file, where, max_header=MAX_BASE_HEADER)
     whole = hashlib.sha256()

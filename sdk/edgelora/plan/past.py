@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -16,12 +16,13 @@ from edgelora.errors import (
     BaseNotFound,
     CombinationError,
     FeatureRequired,
+    ModelError,
     PlanError,
     TensorsMismatch,
     WrongBase,
 )
 from edgelora.manifest import Component, Manifest
-from edgelora.manifest.base_identity import describe_config
+from edgelora.manifest.base_identity import describe_config, remembered_tensors_digest
 from edgelora.manifest.base_match import check_base
 from edgelora.manifest.lora_shapes import is_plain_lora
 from edgelora.manifest.requirements import only_component
@@ -165,7 +166,7 @@ def _each_once(found: list[PastAdapter]) -> tuple[PastAdapter, ...]:
 
 
 def _check_base(past: PastAdapter, recipe: Recipe, record: PreparedBase | None) -> None:
-    """Compare what can be told without reading the weights of the base."""
+    """Compare what can be told without reading the weights of the base, and these where they are known."""
     wanted = past.manifest.base
     if record is not None:
         with told_of(past):
@@ -176,7 +177,11 @@ def _check_base(past: PastAdapter, recipe: Recipe, record: PreparedBase | None) 
     except BaseNotFound:  # a Hub id in a cache, which only transformers finds
         return
     config_digest, semantic = describe_config(folder)
-    found = wanted.model_copy(update={"config_digest": config_digest, "config_semantic_digest": semantic})
+    told = {"config_digest": config_digest, "config_semantic_digest": semantic}
+    with suppress(ModelError):  # a configuration alone can be estimated
+        if digest := remembered_tensors_digest(folder):
+            told["tensors_digest"] = digest
+    found = wanted.model_copy(update=told)
     with told_of(past):
         check_base(wanted, found, recipe.base)
 

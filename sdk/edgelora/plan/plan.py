@@ -12,6 +12,7 @@ from edgelora.bases import prepared_at
 from edgelora.errors import CombinationError, PlanError
 from edgelora.parts import Kind
 from edgelora.plan.choice import choose_evaluators, choose_part
+from edgelora.plan.on_base import check_embeddings, names_not_found
 from edgelora.plan.part import PlannedPart
 from edgelora.plan.past import PastAdapter, find_past
 from edgelora.plan.prepared import check_is_in_files, check_source_is_known, over_prepared
@@ -57,6 +58,13 @@ class Plan:
         """Build the part of a kind; see `edgelora.plan.part.PlannedPart.build`."""
         return self.parts[kind].build()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What parts have to say of the plan (`edgelora.Options.notes`), and names the base seems to lack."""
+        parts = (*self.parts.values(), *self.evaluators)
+        said = [note for part in parts for note in part.options.notes(self)]
+        return (*said, *names_not_found(self))
+
     def describe(self) -> str:
         """What will be done with what, for people, in several lines."""
         return describe_plan(self)
@@ -91,7 +99,7 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
         CombinationError: A chosen part refuses another, or the base is prepared with another quantizer, or
             is to be streamed and must be prepared first.
         PlanError: The recipe leaves something open, lists an evaluator twice, or a part's options do not suit
-            the rest of the plan.
+            the rest of the plan; or it adapts an embedding by an adapter of linears.
         PluginBug: A part breaks a rule of its hook.
         WrongBase: An adapter to go on from was trained on another base.
         EdgeloraError: Such an adapter is not there, or not trusted; see `edgelora.plan.past.find_past`.
@@ -126,6 +134,7 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
         past=past,
     )
     if recipe.data:
+        check_embeddings(recipe.base, parts["adapter"])
         for part in (*parts.values(), *evaluators):
             part.options.check(plan)
     return plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgelora.bases import is_folder
 from edgelora.capabilities import WantsSource
@@ -16,6 +16,9 @@ from edgelora.plan.stated import part_from_document
 from edgelora.prepared import PreparedBase
 from edgelora.recipe import PartChoice, Recipe
 from edgelora.registry import Registry
+
+if TYPE_CHECKING:
+    from edgelora.plan import Plan
 
 OF_THE_PRODUCT = frozenset({"compute_dtype"})
 """Options of quantizers that change nothing of what is stored, and may differ."""
@@ -142,3 +145,16 @@ def in_words(part: PlannedPart) -> str:
     options = stored_form(part)[2]
     told = ", ".join(f"{name} {json.dumps(options[name])}" for name in sorted(options))
     return f"{part.name} ({told})" if told else part.name
+
+
+def base_form(plan: Plan) -> Any:
+    """What decides the weights a plan's base has: equal for two plans over one model exactly if those are."""
+    quantizer = plan.parts["quantizer"]
+    # Where nothing is quantized, nothing is left out of it.
+    skipped = () if quantizer.part.keeps_weights else plan.recipe.skip_modules
+    return stored_form(quantizer), set(skipped)
+
+
+def base_in_words(plan: Plan) -> str:
+    """The quantizer of a plan and what it leaves out: ``nf4 (block_size 64) without down_proj``."""
+    return in_words(plan.parts["quantizer"]) + _left_out(plan.recipe.skip_modules)

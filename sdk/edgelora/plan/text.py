@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from edgelora.bases import prepared_at
+from edgelora.plan.on_base import left_to_training
 from edgelora.plan.part import PlannedPart
 from edgelora.sizes import size_text
 
@@ -38,6 +39,9 @@ def describe_plan(plan: Plan) -> str:
     if plan.past:
         lines += _many("past", [_past(past) for past in plan.past])
     lines.append(_line("out", str(plan.recipe.out)))
+    lines.append(_line("left to train", left_to_training(plan)))
+    if plan.notes:
+        lines += _many("note", list(plan.notes))
     return "\n".join(lines)
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from edgelora import Options
 from edgelora.layers import FrozenLinear, LowRankLinear
 from edgelora.protocols import Site
 from edgelora_plugins.baseline.merge_error import MergeError
+from edgelora_plugins.baseline.options import MergeErrorOptions
 
 
 class Bent(LowRankLinear):
@@ -31,11 +31,11 @@ class Off(nn.Module):
         return 1.5 * weight
 
 
-def measure(layer):
-    routed = []
-    run = SimpleNamespace(layers={"q": layer}, tasks=("main",), route=lambda task: routed.append(task))
-    found = MergeError(Options())(run)
-    assert routed == ["main"]
+def measure(layer, told=None):
+    routed, told = [], [] if told is None else told
+    run = SimpleNamespace(layers={"q": layer}, tasks=("main",), route=routed.append, tell=told.append)
+    found = MergeError(MergeErrorOptions())(run)
+    assert routed == ["main"] and bool(found) != bool(told)
     return found
 
 
@@ -78,5 +78,7 @@ def test_a_wrong_fold_of_nothing_is_relative_to_the_output():
     assert measure(Off(base()))["main.merge_error"].value == pytest.approx(0.5)
 
 
-def test_what_cannot_be_folded_is_left_out():
-    assert measure(filled(Bent)) == {}
+def test_what_cannot_be_folded_is_left_out_and_said():
+    told = []
+    assert measure(filled(Bent), told) == {}
+    assert "factors" in told[0]

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgelora import Options
 from edgelora.layers import FrozenLinear
 from edgelora_plugins.irqlora.metrics import CodeEntropy
-from edgelora_plugins.irqlora.options import CalibrationOptions
+from edgelora_plugins.irqlora.options import CalibrationOptions, EntropyOptions
 from edgelora_plugins.irqlora.quantizer import (
     CalibratedNormalFloat2,
     CalibratedNormalFloat3,
@@ -17,8 +16,10 @@ from edgelora_plugins.irqlora.quantizer import (
 )
 
 
-def measure(layer):
-    return CodeEntropy(Options())(SimpleNamespace(model=nn.ModuleDict({"q": layer})))
+def measure(layer, told=None):
+    told = [] if told is None else told
+    run = SimpleNamespace(model=nn.ModuleDict({"q": layer}), tell=told.append)
+    return CodeEntropy(EntropyOptions())(run)
 
 
 @pytest.mark.parametrize(
@@ -35,4 +36,6 @@ def test_no_code_holds_more_than_its_width(kind, low, most):
 
 
 def test_a_base_without_codes_in_blocks_is_not_measured():
-    assert measure(FrozenLinear.of(nn.Linear(64, 64))) == {}
+    told = []
+    assert measure(FrozenLinear.of(nn.Linear(64, 64)), told) == {}
+    assert told == ["no linear has codes in blocks, as those of nf4, fp4 and nf2 have"]

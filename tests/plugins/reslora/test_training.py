@@ -1,7 +1,7 @@
 """ResLoRA through the whole job: learning, resuming, publishing and folding."""
 
 import copy
-import re
+import json
 import signal
 
 import peft
@@ -168,7 +168,28 @@ def test_the_command_refuses_to_fold_and_tells_the_error_where_it_is_told_to(bas
     given += ["--approximate", "by_input_norm", "--out", str(tmp_path / "merged")]
     assert run_command(["merge", *given]) == 0
     told = " ".join(capsys.readouterr().err.split())
-    assert re.search(r"folded by_input_norm: on a probe the merged model is off by \d+\.\d% of what", told)
+    measured = trained["reslora"].measurements["main.merge_error_by_input_norm"]
+    assert (
+        f"folded by_input_norm: off by {measured.value:.1%} of what the adapter changes, on {measured.n}"
+        in told
+    )
+    assert "edgelora evaluate RECIPE --set base=" in told
+
+
+def test_where_no_rows_were_held_out_the_probe_is_told_for_what_it_is(
+    base, recipe, registry, tmp_path, capsys
+):
+    data = [{"path": str(base / "train.jsonl")}]
+    result = run(recipe(tmp_path / "run", "reslora-ms", data=data), registry)
+    adapter = str(result.folder)
+    given = ["--adapter", adapter, "--base", str(base), "--approximate", "by_input_norm", "--json"]
+    assert run_command(["merge", *given, "--out", str(tmp_path / "merged")]) == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert document["merge_error"] is None and 0 < document["probe_error"] < 2
+    told = " ".join(err.split())
+    assert "on eight tokens of the vocabulary in a row, which are none" in told
+    assert f"edgelora evaluate RECIPE --adapter {adapter} --set evaluators=[merge-error]" in told
 
 
 def test_a_way_that_is_none_is_refused_with_those_there_are(base, registry, trained):

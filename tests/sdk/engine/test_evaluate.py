@@ -21,13 +21,13 @@ from edgelora.protocols import Measurement
 def measure(plan, tiny_base):
     """Evaluates a fresh base with some evaluators; answers measurements, model and dataset."""
 
-    def run(evaluators, adapted=False, wrap=lambda model: {}, **changes):
+    def run(evaluators, adapted=False, wrap=lambda model: {}, tell=lambda line: None, **changes):
         the_plan = plan(evaluators=evaluators, **changes)
         model, tokenizer = load_base(the_plan), load_tokenizer(tiny_base)
         dataset = load_dataset(the_plan.recipe.data, tokenizer, max_length=256)
         layers = inject(model, the_plan) if adapted else wrap(model)
         model.train()
-        measurements = evaluate(model, layers, the_plan, tokenizer=tokenizer, dataset=dataset)
+        measurements = evaluate(model, layers, the_plan, tokenizer=tokenizer, dataset=dataset, tell=tell)
         return measurements, model, dataset
 
     return run
@@ -59,6 +59,19 @@ def two_tasks(rows, tmp_path):
         {"path": str(rows), "task": "versions", "held_out": 0.1},
         {"path": str(other), "task": "decimals", "held_out": 0.3},
     ]
+
+
+def test_evaluators_that_measured_nothing_are_named_with_the_reason(measure, rows):
+    told = []
+    found, *_ = measure(["merge-error", "ranks", "loss"], tell=told.append)
+    assert found.keys() == {"main.loss", "main.perplexity"}
+    assert told == [
+        "evaluator 'merge-error' measured nothing: there is no adapter with layers to fold",
+        "evaluator 'ranks' measured nothing: no layer is a low-rank product, of which components could be "
+        "counted",
+    ]
+    assert measure(["exact-match"], tell=told.append, data=[{"path": str(rows)}])[0] == {}
+    assert told[2].startswith("evaluator 'exact-match' measured nothing: no row is held out; hold some out")
 
 
 def test_generating_evaluators_route_the_layers_to_the_task_they_measure(measure, two_tasks):

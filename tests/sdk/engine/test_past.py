@@ -26,7 +26,8 @@ from edgelora.errors import (
     TensorsMismatch,
     WrongBase,
 )
-from edgelora.manifest import MANIFEST_NAME, manifest_bytes, read_manifest
+from edgelora.manifest import MANIFEST_NAME, digest_cache, manifest_bytes, read_manifest
+from edgelora.manifest.base_identity import identify_base
 from edgelora.plan import make_plan, plan_from_document
 from edgelora.protocols import Factors, Site
 from edgelora.recipe import make_recipe
@@ -281,6 +282,20 @@ def test_another_base_is_refused_as_early_as_it_can_be_told(train, rows, registr
     with pytest.raises(WrongBase, match=r"of 'past': .*weight set") as caught:
         run(next_recipe([first], other, rows, tmp_path / "b"), registry)
     assert "leave" in caught.value.fix
+
+
+def test_weights_that_are_known_already_are_compared_when_it_is_planned(
+    train, rows, registry, tmp_path, monkeypatch
+):
+    first, other = train(**EARLIER["lora"]), tmp_path / "other"
+    save_tokenizer(other)
+    save_llama(other, seed=1)
+    recipe = next_recipe([first], other, rows, tmp_path / "a")
+    assert "that 'past' was trained on exactly these weights" in make_plan(recipe, registry).describe()
+    monkeypatch.setattr(digest_cache, "_SETTLED_NS", 0)
+    identify_base(other)
+    with pytest.raises(WrongBase, match=r"of 'past': .*weight set"):
+        make_plan(recipe, registry)
 
 
 def test_adapters_of_two_bases_are_refused(train, tiny_base, rows, registry, tmp_path):

@@ -35,6 +35,16 @@ def test_each_batch_is_announced_with_its_number_of_prompts(model_and_tokenizer)
     assert announced == [2, 1]
 
 
+def test_the_head_reads_its_weight_once_for_all_rows_of_a_prompt(model_and_tokenizer):
+    model, tokenizer = model_and_tokenizer
+    head, given = model.get_output_embeddings(), []
+    watched = head.register_forward_hook(lambda module, inputs, output: given.append(inputs[0]))
+    greedy(model, tokenizer, ["a", "bc", "d"], max_new_tokens=2)
+    watched.remove()
+    assert given[0].shape[:2] == (3, 1) and all(each.is_contiguous() for each in given)
+    assert not head._forward_pre_hooks, "the model is left as it was"
+
+
 def test_no_prompt_gives_no_answer(model_and_tokenizer):
     assert greedy(*model_and_tokenizer, [], max_new_tokens=8) == []
 

@@ -84,6 +84,14 @@ def published_factors(reference: str) -> dict[str, Factors]:
     }
 
 
+def different_bases(first: str, second: str) -> tuple[str, str] | None:
+    """The bases of two adapters, where they are not one: then their directions are of different inputs."""
+    bases = [check_trusted(locate_adapter(each)).base for each in (first, second)]
+    if bases[0].tensors_digest == bases[1].tensors_digest:
+        return None
+    return bases[0].repo, bases[1].repo
+
+
 def source_of(reference: str, base: str | None) -> Callable[[str], Tensor]:
     """Reads the unquantized weights of an adapter's base, which is identified first.
 

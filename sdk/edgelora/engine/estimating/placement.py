@@ -50,7 +50,8 @@ def with_settings(plan: Plan, train: dict[str, Any]) -> Plan:
 def alternatives(plan: Plan) -> list[Placement]:
     """Resident, checkpointed and streamed, in the order of their speed.
 
-    What the recipe asks for itself is kept: nothing that keeps more than that is offered.
+    What the recipe asks for itself is kept: nothing that keeps more than that is offered. Streamed is left
+    out for an adapter under which no base is.
     """
     rows = plan.recipe.train.loss_rows
     every = [
@@ -58,18 +59,27 @@ def alternatives(plan: Plan) -> list[Placement]:
         Placement(streamed=False, gradient_checkpointing=True, loss_rows=rows),
         Placement(streamed=True, gradient_checkpointing=True, loss_rows=rows),
     ]
-    return every[every.index(Placement.of(plan)) :]
+    possible = every if _never_streamed(plan) is None else every[:-1]
+    return possible[possible.index(Placement.of(plan)) :]
 
 
 def why_not_streamed(plan: Plan, *, prepared: bool) -> str | None:
     """Why a plan's base cannot be streamed as it is; None where it can."""
-    for ability, reason in UNSTREAMED.items():
-        if ability in plan.parts["adapter"].part.abilities:
-            return f"adapter {plan.parts['adapter'].name!r} cannot be streamed: {reason}"
+    if (never := _never_streamed(plan)) is not None:
+        return never
     quantizer = plan.build("quantizer")
     if prepared or (isinstance(quantizer, StockQuantization) and quantizer.quantization_config() == {}):
         return None
     return f"a base that {plan.parts['quantizer'].name} quantizes is streamed only when it was prepared"
+
+
+def _never_streamed(plan: Plan) -> str | None:
+    """Why no base is ever streamed under a plan's adapter; None where some are."""
+    adapter = plan.parts["adapter"]
+    for ability, reason in UNSTREAMED.items():
+        if ability in adapter.part.abilities:
+            return f"adapter {adapter.name!r} cannot be streamed: {reason}"
+    return None
 
 
 def fewer_loss_rows(rows: int) -> list[int]:

@@ -28,6 +28,8 @@ PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits"
 
 MANY_STEPS = 10_000
 """Told to parts where a recipe leaves its steps open."""
+SAMPLED_NUMBERS = 1 << 20
+"""Of a parameter at most, to learn what an optimizer keeps of it: nothing large is made for an estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,9 @@ class StepCost:
         return sum(self.parts.values())
 
 
-def step_cost(model: Any, layers: Mapping[str, nn.Module], plan: Plan, rows: Rows) -> StepCost:
+def step_cost(
+    model: Any, layers: Mapping[str, nn.Module], plan: Plan, rows: Rows, *, on_cpu: bool = True
+) -> StepCost:
     """Take one step of a model, and tell the peak of its memory.
 
     Args:
@@ -78,6 +82,7 @@ def step_cost(model: Any, layers: Mapping[str, nn.Module], plan: Plan, rows: Row
         layers: Its adapted layers by site name.
         plan: Of the run.
         rows: The largest micro-batch.
+        on_cpu: The optimizer updates one parameter after the other, not all at the same time.
 
     Raises:
         ModelError: The architecture's forward needs values.
@@ -105,6 +110,9 @@ def step_cost(model: Any, layers: Mapping[str, nn.Module], plan: Plan, rows: Row
             loss = _loss(model, layers, plan, rows, combiner)
             with ledger.part("scratch"):
                 loss.backward()
+                del loss
+                if plan.recipe.train.optimizer == "adamw":
+                    _update(learned, on_cpu=on_cpu)
             del kept
     finally:
         ledger.close()
@@ -112,6 +120,13 @@ def step_cost(model: Any, layers: Mapping[str, nn.Module], plan: Plan, rows: Row
             parameter.grad = None
     parts = {part: ledger.at_peak.get(part, 0) for part in PARTS}
     return StepCost(parts, ledger.flops, sum(parameter.numel() for parameter in learned))
+
+
+def _update(learned: list[nn.Parameter], *, on_cpu: bool) -> None:
+    """Make what torch's AdamW makes: roots of second moments, and on a CPU their quotients beside them."""
+    largest = max(learned, key=lambda parameter: parameter.numel())
+    made = [torch.empty_like(each) for each in ([largest, largest] if on_cpu else learned)]
+    del made
 
 
 def _lay_out(
@@ -202,11 +217,15 @@ class _Shapes:
 
 
 def optimizer_bytes(learned: Iterable[nn.Parameter], settings: TrainSettings) -> int:
-    """Bytes of the optimizer's state, found by letting it take a step on parameters of the same shapes."""
-    counts: dict[tuple[tuple[int, ...], torch.dtype], int] = {}
+    """Bytes of the optimizer's state, found by letting it take a step on parameters of the same shapes.
+
+    Of one with more than `SAMPLED_NUMBERS` it is that of so many, as often as they are in it.
+    """
+    counts: dict[tuple[tuple[int, ...], torch.dtype], float] = {}
     for parameter in learned:
-        key = tuple(parameter.shape), parameter.dtype
-        counts[key] = counts.get(key, 0) + 1
+        sampled = parameter.numel() > SAMPLED_NUMBERS
+        key = (SAMPLED_NUMBERS,) if sampled else tuple(parameter.shape), parameter.dtype
+        counts[key] = counts.get(key, 0) + (parameter.numel() / SAMPLED_NUMBERS if sampled else 1)
     with torch.device("cpu"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
         samples = {key: nn.Parameter(torch.zeros(key[0], dtype=key[1])) for key in counts}
@@ -217,7 +236,7 @@ def optimizer_bytes(learned: Iterable[nn.Parameter], settings: TrainSettings) ->
             sample.grad = torch.zeros_like(sample)
         optimizer.step()
     seen: set[int] = set()
-    total = 0
+    total = 0.0
     for key, sample in samples.items():
         storages = {
             value.untyped_storage()._cdata: value.untyped_storage().nbytes()
@@ -228,4 +247,4 @@ def optimizer_bytes(learned: Iterable[nn.Parameter], settings: TrainSettings) ->
         own = {storage: size for storage, size in storages.items() if storage not in seen}
         seen |= own.keys()
         total += counts[key] * sum(own.values())
-    return total
+    return round(total)

@@ -15,7 +15,7 @@ from edgelora.layers import FrozenLinear
 from edgelora.manifest import Base, Manifest
 from edgelora.manifest.base_match import check_base
 from edgelora.plan import Plan
-from edgelora.plan.prepared import in_words, stored_form
+from edgelora.plan.prepared import base_form, base_in_words
 from edgelora.prepared import PreparedBase
 from edgelora.registry import Registry
 
@@ -62,22 +62,10 @@ class ServedBase:
         """
         check_base(manifest.base, self.identity, str(self.place))
         plan = plan_over(manifest, self.place, self.record, registry, self.plan.recipe.train.dtype)
-        if _codes_of(plan) != _codes_of(self.plan):
+        if base_form(plan) != base_form(self.plan):
             raise WrongBase(
                 f"adapter {manifest.identity.name} was trained over {manifest.base.repo} in "
-                f"{_in_words(plan)}, and here it is loaded in {_in_words(self.plan)}",
+                f"{base_in_words(plan)}, and here it is loaded in {base_in_words(self.plan)}",
                 fix="serve it from a base of its own, loaded with the quantizer it was trained over",
             )
         return plan
-
-
-def _codes_of(plan: Plan) -> Any:
-    quantizer = plan.parts["quantizer"]
-    # Where nothing is quantized, nothing is left out of it.
-    skipped = () if quantizer.part.keeps_weights else plan.recipe.skip_modules
-    return stored_form(quantizer), set(skipped)
-
-
-def _in_words(plan: Plan) -> str:
-    skipped = ", ".join(sorted(plan.recipe.skip_modules))
-    return in_words(plan.parts["quantizer"]) + (f" without {skipped}" if skipped else "")

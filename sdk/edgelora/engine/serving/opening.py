@@ -14,6 +14,7 @@ from edgelora.engine.linears import freeze
 from edgelora.engine.serving.adapter_set import AdapterSet
 from edgelora.engine.serving.base import ServedBase
 from edgelora.errors import PlanError
+from edgelora.layers.generate import read_head_once
 from edgelora.manifest import Base
 from edgelora.manifest.base_files import check_base_unchanged, state_of_base
 from edgelora.manifest.base_identity import identify_base
@@ -86,6 +87,7 @@ def _open(plan: Plan, registry: Registry, device: torch.device | None, wanted: B
         check_base(wanted, identity, str(place))
     model, tokenizer = load_base(plan, device), load_tokenizer(place)
     check_base_unchanged(place, state)
+    read_head_once(model)  # for good: its generate is called by others too
     linears = {name: freeze(linear) for name, linear in plain_linears(model).items()}
     served = ServedBase(model.eval(), tokenizer, plan, place, identity, prepared_base(place), linears)
     return AdapterSet(served, registry)

@@ -49,6 +49,27 @@ def test_what_is_resident_is_fastest_and_taken_where_it_fits(plan, around, peaks
     assert choice.placement.loss_rows == 128
 
 
+def test_all_weights_are_counted_where_all_learn(plan, around):
+    made = plan({"batch_size": 4}, derivative="full", adapter={}, memory_budget="1TiB")
+    assert [each.name for each in alternatives(made)] == ["resident", "checkpointed"], "never streamed"
+    memory = predict(made, around, alternatives(made)[0])
+    learned = 4 * memory.base.parameters
+    assert memory.step.trainable == memory.base.parameters
+    assert memory.parts["weights"] == 0, "what learns takes their place"
+    assert memory.parts["adapter"] == learned
+    assert memory.parts["optimizer"] == pytest.approx(2 * learned, rel=0.01)
+
+
+def test_a_budget_for_all_weights_computes_blocks_again_before_it_refuses(plan, around):
+    full = {"derivative": "full", "adapter": {}}
+    made = plan({"batch_size": 4}, **full, memory_budget="1TiB")
+    budget = predict(made, around, replace(alternatives(made)[1], loss_rows=16)).peak
+    choice = choose_placement(plan({"batch_size": 4}, **full, memory_budget=budget), around)
+    assert choice.placement.name == "checkpointed"
+    with pytest.raises(MemoryBudgetExceeded, match="the least this run takes"):
+        choose_placement(plan({"batch_size": 4}, **full, memory_budget=budget // 4), around)
+
+
 def test_loss_rows_are_lowered_before_blocks_are_computed_again(plan, around, peaks):
     choice = choose_placement(plan({"batch_size": 4}, memory_budget=peaks["resident"] - 1_000_000), around)
     assert choice.placement.name == "resident"

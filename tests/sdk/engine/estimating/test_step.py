@@ -48,9 +48,11 @@ def test_small_optimizers_are_counted_too(plan, optimizer):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("derivative", ["lora", "qlora", "dora", "irqlora"])
+@pytest.mark.parametrize("derivative", ["lora", "qlora", "dora", "irqlora", "full", "reslora-ms"])
 def test_shapes_take_what_numbers_take(plan, derivative, checkpointing):
-    made = plan({"gradient_checkpointing": checkpointing, "loss_rows": 16}, derivative=derivative)
+    options = {} if derivative == "full" else {"rank": 4}
+    train = {"gradient_checkpointing": checkpointing, "loss_rows": 16}
+    made = plan(train, derivative=derivative, adapter=options)
     expected = rehearsed(made, read_config(made.recipe.base))
 
     release_scratch()
@@ -138,6 +140,13 @@ def test_states_of_small_tensors_stay_in_32_bit(plan, optimizer, small, large):
         taken = optimizer_bytes(numbers, settings)
         # Codebooks, and scales of each 256 numbers.
         assert taken == pytest.approx(each * 3 * shape[0] * shape[1], rel=0.06)
+
+
+def test_the_states_of_a_large_parameter_are_told_from_some_of_its_numbers(plan):
+    for optimizer, each in (("adamw", 8), ("adamw-8bit", 2)):
+        numbers = [torch.nn.Parameter(torch.empty(128_256, 4096, device="meta"))]
+        taken = optimizer_bytes(numbers, plan({"optimizer": optimizer}).recipe.train)
+        assert taken == pytest.approx(each * 128_256 * 4096, rel=0.02)
 
 
 def test_the_state_of_a_large_weight_is_told_from_samples(plan):
