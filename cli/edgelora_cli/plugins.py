@@ -11,7 +11,7 @@ from edgelora.registry import Registry
 from edgelora_cli.commands import Group
 from edgelora_cli.console import emit, style, table, warn
 from edgelora_cli.plugin_check import check
-from edgelora_cli.plugin_named import installed_plugin
+from edgelora_cli.plugin_named import plugin_or_part
 from edgelora_cli.plugin_new import new
 
 if TYPE_CHECKING:
@@ -55,12 +55,14 @@ def list_command() -> None:
 @plugins.command(
     examples="""
     edgelora plugins show qlora
+    edgelora plugins show nf4
+    edgelora plugins show peft:vera
     """
 )
 @click.argument("name")
 def show(name: str) -> None:
-    """Show one plugin: its derivatives, its parts, and every option with its default."""
-    plugin = installed_plugin(name, "show")
+    """Show a plugin, or one part: its derivatives, its parts, and every option with its default."""
+    plugin = plugin_or_part(name)
     emit(_document(plugin) | {"options": _schemas(plugin)}, _describe(plugin))
 
 

@@ -101,7 +101,9 @@ def schema() -> None:
 def _adapter(part: PlannedPart) -> str:
     options = part.options.model_dump()
     if "AdaptsModel" in part.part.abilities:
-        return f"adapter: {{}}                   # its options: edgelora plugins show {part.plugin}"
+        return (
+            f"adapter: {{}}                   # its options: edgelora plugins show {part.plugin}:{part.name}"
+        )
     return f"adapter:\n  rank: {options['rank']}\n  alpha: {options['alpha']:g}\n  target_modules: all-linear"
 
 

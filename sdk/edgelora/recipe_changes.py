@@ -28,6 +28,8 @@ def apply_change(document: dict[str, Any], change: str) -> None:
     # ValueError: PyYAML reads 2024-13-45 as a date and fails.
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RecipeError(f"--set {change!r}: {value!r} is not YAML", fix="quote the value") from error
+    if isinstance(parsed, dict) and value.rstrip().endswith(":"):
+        parsed = value.strip()  # "peft:" is a name that is not whole, and no dictionary
     *parents, last = key.strip().split(".")
     here: Any = document
     for depth, parent in enumerate(parents):

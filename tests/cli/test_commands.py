@@ -62,6 +62,35 @@ def test_plugins_show_of_an_unknown_plugin_names_those_there_are(edgelora):
     assert "adalora, baseline" in installed
 
 
+@pytest.mark.parametrize("name", ["peft:vera", "vera", "peft:VERA"])
+def test_plugins_show_of_a_part_shows_that_part_and_where_it_is_from(edgelora, name):
+    ran = edgelora("plugins", "show", name)
+    assert ran.exit_code == 0 and ran.out.startswith("peft: ready, from edgelora ")
+    assert "adapter vera: " in ran.out and "d_initial = 0.1" in ran.out
+    assert "derivative vera: " in ran.out and "boft" not in ran.out
+    document = edgelora("plugins", "show", name, "--json").document
+    assert [part["name"] for part in document["parts"]] == ["vera"]
+    assert [*document["options"]] == ["adapter:vera"]
+
+
+def test_plugins_show_of_a_name_prefers_the_plugin_then_what_recipes_call_by_that_name_alone(edgelora):
+    assert "quantizer nf4: " in edgelora("plugins", "show", "nf4").out
+    assert "derivative rslora: " in edgelora("plugins", "show", "lora").out
+    # PEFT's HiRA is to be written with its plugin.
+    assert edgelora("plugins", "show", "hira").out.startswith("hira: ready")
+    assert edgelora("plugins", "show", "svd").out.startswith("adalora: ready")
+
+
+def test_plugins_show_of_a_name_that_two_plugins_use_asks_which(edgelora, environment):
+    offer = "[Part(name='nf4', target='a:b')]"
+    environment.install_module("odd", f"@hookimpl\ndef edgelora_quantizers(): return {offer}")
+    ran = edgelora("plugins", "show", "nf4")
+    assert ran.err == (
+        "error[part-ambiguous]: 2 plugins offer 'nf4'\n  fix: show one of odd:nf4, qlora:nf4\n"
+    )
+    assert edgelora("plugins", "show", "odd:nf4").out.startswith("odd: ready")
+
+
 def test_recipe_new_writes_a_recipe_that_plans(edgelora):
     made = edgelora("recipe", "new", "my.yaml", "--derivative", "qlora", "--data", "rows: odd #1.jsonl")
     assert made.exit_code == 0 and "edgelora plan my.yaml" in made.err
@@ -82,7 +111,7 @@ def test_recipe_new_starts_with_the_ranks_of_the_derivative(edgelora):
 def test_recipe_new_for_an_adapter_of_the_whole_model_says_where_its_options_are(edgelora):
     assert edgelora("recipe", "new", "--derivative", "peft:vera").exit_code == 0
     written = Path("recipe.yaml").read_text()
-    assert "# its options: edgelora plugins show peft" in written
+    assert "# its options: edgelora plugins show peft:vera" in written
     assert edgelora("plan", "recipe.yaml", "--set", "data=[]").exit_code == 0
 
 

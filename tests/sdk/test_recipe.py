@@ -210,3 +210,9 @@ def test_a_key_given_twice_is_refused(tmp_path):
 def test_a_tilde_in_out_is_the_home_directory(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     assert make_recipe({"base": "micro", "out": "~/runs/first"}).out == Path("/home/ada/runs/first")
+
+
+@pytest.mark.parametrize("value", ["peft:", " peft: "])
+def test_a_name_that_is_not_whole_is_a_name(value):
+    assert make_recipe({"base": "micro"}, [f"derivative={value}"]).derivative == "peft:"
+    assert make_recipe({"base": "micro"}, [f"adapter={value}"]).adapter.name == "peft:"

@@ -22,11 +22,10 @@ def find(name: str, kind: str, offered: Sequence[Found], plugins: Iterable[Plugi
         plugins: All plugins, to name those that did not load.
 
     Raises:
-        PartNotFound: There is none.
+        PartNotFound: There is none; where one that cannot be used is called so, the reason is told.
         AmbiguousPart: There are several.
     """
-    owner, colon, bare = name.rpartition(":")
-    written = owner + colon + bare.lower().replace("_", "-")
+    written = as_written(name)
     matches = [found for found in offered if written in names_of(found)]
     if len(matches) == 1:
         return matches[0]
@@ -36,7 +35,18 @@ def find(name: str, kind: str, offered: Sequence[Found], plugins: Iterable[Plugi
         raise AmbiguousPart(
             f"{len(matches)} plugins offer {_article(what)} {name!r}", fix=f"write one of {choices}"
         )
+    if reasons := _unusable(written, plugins):
+        raise PartNotFound(
+            f"no plugin offers {_article(what)} {name!r}: {'; '.join(reasons)}",
+            fix=f"choose another {what}; see: edgelora plugins list",
+        )
     raise PartNotFound(_problem(name, what, offered, plugins), fix=_fix(written, what, offered, plugins))
+
+
+def as_written(name: str) -> str:
+    """A bare or qualified name as names are written: in lower case, with hyphens."""
+    owner, colon, bare = name.rpartition(":")
+    return owner + colon + bare.lower().replace("_", "-")
 
 
 def name_of(found: FoundPart | FoundDerivative) -> str:
@@ -68,17 +78,36 @@ def _problem(name: str, what: str, offered: Sequence[Found], plugins: Iterable[P
     return "; ".join(lines)
 
 
+def _unusable(name: str, plugins: Iterable[PluginStatus]) -> list[str]:
+    """Why parts of this name cannot be used, such as the one a derivative of the name would be made of."""
+    return [
+        f"{found.kind.replace('_', ' ')} {found.qualified_name} cannot be used: {found.part.unusable}"
+        for plugin in plugins
+        for found in plugin.parts
+        if found.part.unusable and name in (found.part.name, found.qualified_name)
+    ]
+
+
 def _fix(name: str, what: str, offered: Sequence[Found], plugins: Iterable[PluginStatus]) -> str:
     owner, _, bare = name.rpartition(":")
     for plugin in plugins:
         if plugin.state != "ready" and plugin.name in (owner, bare):
             return plugin.fix
-    named = [found for found in offered if name_of(found) == bare]
-    ordinary = [found for found in named if bare in names_of(found)]
-    elsewhere = sorted(found.qualified_name for found in ordinary or named)
-    if elsewhere:
-        return f"write {' or '.join(elsewhere)}"
-    near = difflib.get_close_matches(bare, {name_of(found) for found in offered}, n=1)
-    if near:
-        return f"did you mean {near[0]!r}?"
+    if same := _called(bare, offered):
+        return f"write {' or '.join(found.qualified_name for found in same)}"
+    of_plugin = [found for found in offered if found.plugin == (owner or bare)]
+    if owner or not of_plugin:
+        searched = of_plugin or offered
+        near = difflib.get_close_matches(bare, {name_of(found) for found in searched}, n=1)
+        if near:
+            best = _called(near[0], searched)[0]
+            return f"did you mean {best.qualified_name if owner else names_of(best)[0]!r}?"
+    if of_plugin:
+        return f"write one of {', '.join(found.qualified_name for found in of_plugin)}"
     return f"choose a known {what}, or install a plugin that offers it; see: edgelora plugins list"
+
+
+def _called(bare: str, offered: Sequence[Found]) -> list[Found]:
+    """What has this bare name: where some are found by it, these alone."""
+    named = sorted((found for found in offered if name_of(found) == bare), key=lambda f: f.qualified_name)
+    return [found for found in named if bare in names_of(found)] or named
