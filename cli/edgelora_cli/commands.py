@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,6 +13,12 @@ import click
 
 from edgelora_cli.console import Settings
 
+_QUIET = {
+    "PYTHONWARNINGS": "ignore",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "TQDM_DISABLE": "1",
+}
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
@@ -99,12 +106,39 @@ def _set_flag(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         setattr(settings, param.name, True)
         if param.name == "offline":
             go_offline()
+        if param.name == "quiet":
+            ctx.with_resource(quiet_libraries())
 
 
 def go_offline() -> None:
     """Forbid this process, and those it starts, to look anything up on a network."""
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         os.environ[variable] = "1"
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Inside, libraries tell errors alone and show no progress, in this process and in those it starts.
+
+    What edgelora itself warns of is told all the same: it takes neither of these ways.
+    """
+    import logging
+    import warnings
+
+    before = {name: os.environ.get(name) for name in _QUIET}
+    os.environ.update(_QUIET)
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _flag(*names: str, help: str) -> click.Option:

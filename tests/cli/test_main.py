@@ -82,6 +82,31 @@ def test_a_reader_that_goes_away_is_no_error():
     assert done.stdout.strip() in ("0", "141")  # 0 when everything fitted into the pipe before it closed
 
 
+NOISY = """
+import logging, subprocess, sys, warnings
+warnings.warn("a library speaks", FutureWarning)
+logging.getLogger("library").warning("a library speaks")
+subprocess.run([sys.executable, "-c", "import warnings; warnings.warn('a library speaks')"])
+logging.getLogger("library").error("a library fails")
+@hookimpl
+def edgelora_adapters(): return []
+"""
+
+
+def test_quiet_leaves_out_what_libraries_warn_of_but_not_what_they_fail_with(environment):
+    environment.install_module("noisy", NOISY)
+    path = os.pathsep.join([str(environment.folder), *filter(None, sys.path)])
+
+    def told(*flags):
+        command = [*COMMAND, "plugins", "list", *flags]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+        assert done.returncode == 0
+        return done.stderr
+
+    assert told().count("a library speaks") >= 3
+    assert told("--quiet") == told("-q") == "a library fails\n"
+
+
 def test_closed_output_ends_with_141(tmp_path):
     read, write = os.pipe()
     os.close(read)
