@@ -36,6 +36,6 @@ def edgelora_derivatives() -> Iterable[Derivative]:
                 name=name,
                 summary=method.summary,
                 paper=method.paper,
-                parts={"adapter": name},
+                parts={"adapter": {"name": name, **method.usual} if method.usual else name},
                 qualified_only=True,
             )

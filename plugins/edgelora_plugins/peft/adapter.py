@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from typing import Any
 
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from edgelora.errors import DependencyMissing
 from edgelora.layers import FrozenLinear
+from edgelora_plugins.peft.names import check_names
 from edgelora_plugins.peft.options import PeftOptions
+from edgelora_plugins.peft.refusals import check_it_learns, check_kept, heard, told_as_refusal
 
 TRAINED, LOADED = "default", "loaded"
 """What PEFT calls the one adapter of a model: as it was made, and one that is made to be loaded."""
@@ -30,7 +32,7 @@ class PeftAdapter:
         options: Of the method; their class knows its type.
 
     Raises:
-        ValueError: PEFT refuses the options, or would change the base.
+        OptionsError: PEFT refuses the options.
         DependencyMissing: The installed PEFT is older than the method, or than an option that is set.
     """
 
@@ -38,17 +40,26 @@ class PeftAdapter:
     """What PEFT made of the model."""
 
     def __init__(self, options: PeftOptions) -> None:
-        self.config = _config_of(options)
+        self.options = options
+        with told_as_refusal(options, "cannot take these options"), heard(options):
+            self.config = _config_of(options)
         self.name = TRAINED
 
     def adapt(self, model: Any) -> Any:
-        """The model itself where PEFT replaced modules in it, and PEFT's model where that computes more."""
+        """The model itself where PEFT replaced modules in it, and PEFT's model where that computes more.
+
+        Raises:
+            OptionsError: PEFT refuses the options on this model, or would take others.
+            ValueError: It would change the base, or train it.
+        """
         # Kept, for nothing else could take their places in memory, and be taken for them.
         named = [*model.named_parameters(), *model.named_buffers()]
         self._base = {id(tensor): tensor for _, tensor in named}
         before = [(name, tensor, _glimpse(tensor)) for name, tensor in named if not tensor.is_meta]
-        with _described_weights(model):
+        with _refusals(self.options, model), heard(self.options), _described_weights(model):
+            check_names(self.options, model)
             self.tuned = get_peft_model(model, self.config)
+            check_kept(self.options, self.tuned, self.name)
         if moved := [name for name, tensor, seen in before if not torch.equal(_glimpse(tensor), seen)]:
             raise ValueError(
                 f"with these options PEFT starts by changing the base, such as {moved[0]}, which nothing may"
@@ -57,6 +68,7 @@ class PeftAdapter:
             for tensor in self._base.values():
                 tensor.requires_grad_(False)
             raise ValueError(f"with these options PEFT trains the base itself, such as {learning[0]}")
+        check_it_learns(self.options, self.tuned)
         if self.config.is_prompt_learning:
             _count_positions_by_mask(self.tuned)
             return self.tuned
@@ -105,6 +117,13 @@ class PeftAdapter:
             for name, tensor in (*_parameters(module), *_buffers(module)):
                 if id(tensor) not in self._base:
                     yield f"{place}.{name}", tensor
+
+
+def _refusals(options: PeftOptions, model: Any) -> AbstractContextManager[None]:
+    # Without values PEFT fails for want of them, whatever the options.
+    if any(tensor.is_meta for tensor in model.parameters()):
+        return nullcontext()
+    return told_as_refusal(options, f"cannot adapt this {type(model).__name__}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ class Method:
         starts_elsewhere: Why a model does not compute what its base does when training starts.
         reads_weights: PEFT reads the weights of linears, so that a quantized base will not do.
         in_cache: What it learns is given to the model as a cache of keys and values.
+        usual: Options that PEFT leaves open and cannot do without, at usual values: those of the derivative.
+            A recipe that names the adapter itself must write them.
         small: Options that fit the tiny model of the conformance kit.
         learning_rate: With which the kit trains it.
     """
@@ -28,6 +30,7 @@ class Method:
     starts_elsewhere: str = ""
     reads_weights: bool = False
     in_cache: bool = False
+    usual: Mapping[str, Any] = field(default_factory=dict)
     small: Mapping[str, Any] = field(default_factory=dict)
     learning_rate: float = 1e-2
 
@@ -37,6 +40,7 @@ _ASKS_FOR_TASKS = "each forward must be told the tasks of its rows in PEFT's own
 _RANDOM = "PEFT starts it at random numbers"
 _SMALL_RANK = {"r": 4}
 _SMALL_PROMPT = {"num_virtual_tokens": 4}
+_USUAL_PROMPT = {"num_virtual_tokens": 20}
 
 METHODS: Mapping[str, Method] = {
     "adalora": Method(
@@ -59,7 +63,11 @@ METHODS: Mapping[str, Method] = {
         "block-circular convolution", "arXiv:2407.19342", small={"block_size": 16}, starts_elsewhere=_RANDOM
     ),
     "cartridge": Method(
-        "a learned cache of keys and values", starts_elsewhere=_VIRTUAL, in_cache=True, small=_SMALL_PROMPT
+        "a learned cache of keys and values",
+        starts_elsewhere=_VIRTUAL,
+        in_cache=True,
+        usual=_USUAL_PROMPT,
+        small=_SMALL_PROMPT,
     ),
     "cpt": Method(
         "context-aware prompt tuning",
@@ -127,6 +135,7 @@ METHODS: Mapping[str, Method] = {
         "learned tokens before each row, made by a small network",
         "arXiv:2103.10385",
         starts_elsewhere=_VIRTUAL,
+        usual=_USUAL_PROMPT,
         small={**_SMALL_PROMPT, "encoder_hidden_size": 16},
     ),
     "peanut": Method(
@@ -141,10 +150,15 @@ METHODS: Mapping[str, Method] = {
         "arXiv:2101.00190",
         starts_elsewhere=_VIRTUAL,
         in_cache=True,
+        usual=_USUAL_PROMPT,
         small=_SMALL_PROMPT,
     ),
     "prompt-tuning": Method(
-        "learned tokens before each row", "arXiv:2104.08691", starts_elsewhere=_VIRTUAL, small=_SMALL_PROMPT
+        "learned tokens before each row",
+        "arXiv:2104.08691",
+        starts_elsewhere=_VIRTUAL,
+        usual=_USUAL_PROMPT,
+        small=_SMALL_PROMPT,
     ),
     "psoft": Method("orthogonal change of the principal subspace", small=_SMALL_RANK, reads_weights=True),
     "pvera": Method("VeRA with learned variances", "arXiv:2512.07703", small={"r": 8}),

@@ -7,7 +7,7 @@ import json
 import operator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, create_model
 
@@ -30,6 +30,8 @@ _TYPES: dict[str, Any] = {
     "dict": dict[str, Any],
     "null": None,
 }
+_COUNT = Annotated[int, Field(ge=1)]
+_NO_SIZES = ("seed", "niter")
 _MEANINGS = {
     "r": "Rank.",
     "target_modules": 'Modules to adapt: names, one regular expression, or "all-linear"; by default PEFT\'s '
@@ -58,15 +60,26 @@ class PeftOptions(Options):
     peft_type: ClassVar[str]
     """As PEFT spells it: ``"PROMPT_TUNING"``."""
 
+    @property
+    def method(self) -> str:
+        """As recipes spell it, without ``peft:``: ``"prompt-tuning"``."""
+        return _method_of(self.peft_type)
+
+    def chosen(self) -> dict[str, Any]:
+        """Those that differ from PEFT's defaults, by name."""
+        fields = type(self).model_fields
+        return {name: value for name, value in self if value != fields[name].default}
+
     def check(self, plan: Plan) -> None:
         """Refuse what the method cannot work with.
 
         Raises:
             CombinationError: The base is quantized and the method reads weights, blocks are computed again
-                and the method is part of their cache, an option lets the base learn or needs a loss of its
-                own, or what learns is to be kept in bfloat16.
+                and the method is part of their cache, rows are packed and the method puts tokens before each,
+                an option lets the base learn or needs a loss of its own, or what learns is to be kept in
+                bfloat16.
         """
-        method = METHODS[self.peft_type.lower().replace("_", "-")]
+        method = METHODS[self.method]
         where = f"adapter peft:{plan.parts['adapter'].name}"
         quantizer = plan.parts["quantizer"]
         if method.reads_weights and not quantizer.part.keeps_weights:
@@ -82,6 +95,12 @@ class PeftOptions(Options):
                 fix="set train.gradient_checkpointing: false, or choose another adapter",
             )
         options = self.model_dump()
+        if "num_virtual_tokens" in options and plan.recipe.train.packing:
+            raise CombinationError(
+                f"{where} cannot work with train.packing: it puts learned tokens before each row, and packed "
+                "rows follow one another in one sequence",
+                fix="set train.packing: false, or choose another adapter",
+            )
         if options.get("init_lora_weights", True) not in _STARTS:
             raise CombinationError(
                 f"{where} cannot work with init_lora_weights {options['init_lora_weights']!r}: PEFT then "
@@ -114,8 +133,12 @@ def options_of(name: str, fields: dict[str, dict[str, Any]]) -> type[PeftOptions
         name: Of the type in PEFT.
         fields: From ``fields.json``.
     """
+    required = METHODS[_method_of(name)].usual
     made: dict[str, Any] = {
-        field: (_annotation(given), Field(given["default"], description=_meaning(name, field)))
+        field: (
+            _annotation(field, given, required=field in required),
+            Field(... if field in required else given["default"], description=_meaning(name, field)),
+        )
         for field, given in fields.items()
     }
     model = create_model(f"{name.title().replace('_', '')}Options", __base__=PeftOptions, **made)
@@ -123,8 +146,16 @@ def options_of(name: str, fields: dict[str, dict[str, Any]]) -> type[PeftOptions
     return model
 
 
-def _annotation(given: dict[str, Any]) -> Any:
-    alternatives = [_TYPES[each] for each in given.get("types", [])]
+def _method_of(peft_type: str) -> str:
+    return peft_type.lower().replace("_", "-")
+
+
+def _annotation(field: str, given: dict[str, Any], *, required: bool) -> Any:
+    types = [each for each in given.get("types", []) if each != "null" or not required]
+    # PEFT divides by a size, or trains nothing. What is 0 by default, such as OFT's r, may be 0.
+    is_size = required or (type(given["default"]) is int and given["default"] > 0)
+    counted = is_size and not field.endswith(_NO_SIZES)
+    alternatives = [_COUNT if each == "int" and counted else _TYPES[each] for each in types]
     if "values" in given:
         alternatives.insert(0, Literal[tuple(given["values"])])
     return functools.reduce(operator.or_, alternatives)

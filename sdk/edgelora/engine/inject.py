@@ -168,6 +168,22 @@ def trainable_parameters(layers: Mapping[str, nn.Module]) -> dict[str, nn.Parame
     return found
 
 
+def count_trainable(layers: Mapping[str, nn.Module], plan: Plan) -> int:
+    """How many numbers learn.
+
+    Raises:
+        PlanError: None does.
+    """
+    count = sum(parameter.numel() for parameter in trainable_parameters(layers).values())
+    if not count:
+        adapter = plan.parts["adapter"]
+        raise PlanError(
+            f"with these options adapter {adapter.name!r} has nothing that learns on this base",
+            fix=f"change its options: edgelora plugins show {adapter.plugin}:{adapter.name}",
+        )
+    return count
+
+
 def adapter_tensors(layers: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
     """All state of the adapter, frozen tensors included, as ``"<site>.<name>"``; never the base's."""
     if isinstance(layers, WholeModel):

@@ -146,7 +146,11 @@ class Job:
         return self._measure(model, {}, dataset)
 
     def inject(self, model: Any) -> tuple[Any, Mapping[str, nn.Module]]:
-        """The adapted model and its layers, beside its past; seeded before the adapter draws its start."""
+        """The adapted model and its layers, beside its past; seeded before the adapter draws its start.
+
+        Raises:
+            PlanError: Nothing of the adapter learns.
+        """
         self.past = read_past(model, self.plan)
         seed_everything(self.plan.recipe.train.seed, step=-1)
         source = source_for(self.adapter, self.place)
@@ -154,8 +158,7 @@ class Job:
         self.check_base()
         # Quantizing and starting adapters leave holes between what stays, more than a step would fill.
         return_holes()
-        count = sum(parameter.numel() for parameter in inject.trainable_parameters(layers).values())
-        self.trainable = count
+        self.trainable = count = inject.count_trainable(layers, self.plan)
         adapted = f"{len(layers)} linears" if layers else "the model as a whole"
         self.reporter.message(f"{adapted} adapted, {count:,} trainable parameters")
         if missed := inject.unreachable_parameters(model, layers):

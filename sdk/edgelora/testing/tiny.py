@@ -16,7 +16,7 @@ from edgelora.engine.base import load_tokenizer, no_progress_bar
 from edgelora.engine.data import Dataset, load_dataset
 from edgelora.errors import CombinationError
 from edgelora.micro.tokenizer import VOCABULARY_SIZE, write_tokenizer
-from edgelora.parts import Kind
+from edgelora.parts import Derivative, Kind
 from edgelora.plan import Plan, make_plan
 from edgelora.plan.options import options_model
 from edgelora.recipe import make_recipe
@@ -162,6 +162,13 @@ def _derivative(registry: Registry, adapter: FoundPart) -> str:
     own = [
         each.qualified_name
         for each in registry.derivatives()
-        if each.plugin == adapter.plugin and each.derivative.parts.get("adapter") == adapter.part.name
+        if each.plugin == adapter.plugin and _adapter_of(each.derivative) == adapter.part.name
     ]
     return own[0] if own else "lora:lora"
+
+
+def _adapter_of(derivative: Derivative) -> str | None:
+    """The adapter a derivative names, with or without options."""
+    given = derivative.parts.get("adapter")
+    name: str | None = given["name"] if isinstance(given, Mapping) else given
+    return name

@@ -65,7 +65,7 @@ def test_a_bare_name_of_a_method_says_how_to_write_it():
 
 @pytest.mark.parametrize("name", ["peft:PROMPT_TUNING", "peft:prompt-tuning", "peft:Prompt-Tuning"])
 def test_a_type_may_be_spelled_as_peft_does(name):
-    assert plan(adapter=name).parts["adapter"].name == "prompt-tuning"
+    assert plan(adapter={"name": name, "num_virtual_tokens": 4}).parts["adapter"].name == "prompt-tuning"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,55 @@ def test_a_wrong_option_is_refused_when_planned(options, problem, fix):
     with pytest.raises(OptionsError, match=problem) as caught:
         plan(adapter={"name": "peft:vera", **options})
     assert caught.value.fix == fix
+
+
+@pytest.mark.parametrize("name", ["cartridge", "p-tuning", "prefix-tuning", "prompt-tuning"])
+def test_what_peft_cannot_do_without_is_asked_for_and_has_a_usual_value_in_the_derivative(name):
+    for options in ({}, {"num_virtual_tokens": None}):
+        with pytest.raises(OptionsError, match="num_virtual_tokens") as caught:
+            plan(adapter={"name": f"peft:{name}", **options})
+        assert "num_virtual_tokens" in caught.value.fix
+    assert plan(derivative=f"peft:{name}").parts["adapter"].options.num_virtual_tokens == 20
+    changed = plan(derivative=f"peft:{name}", adapter={"num_virtual_tokens": 3})
+    assert changed.parts["adapter"].options.num_virtual_tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("vera", "r"), ("prompt-tuning", "num_virtual_tokens"), ("c3a", "block_size")],
+)
+def test_a_size_of_nothing_is_refused_when_planned(name, option):
+    with pytest.raises(OptionsError, match=f"{option} is 0: input should be greater than or equal to 1"):
+        plan(adapter={"name": f"peft:{name}", option: 0})
+
+
+def test_what_may_be_0_in_peft_may_be_0():
+    plan(adapter={"name": "peft:oft", "r": 0})
+    plan(adapter={"name": "peft:waveft", "random_loc_seed": 0})
+    plan(adapter={"name": "peft:psoft", "psoft_svd_lowrank_niter": 0})
+
+
+@pytest.mark.parametrize("name", ["peft:poly", "peft:POLY", "poly"])
+def test_a_derivative_of_what_cannot_be_used_is_refused_with_the_reason_of_its_adapter(name):
+    with pytest.raises(PartNotFound, match="no plugin offers a derivative") as caught:
+        plan(derivative=name)
+    assert caught.value.problem.endswith(f": adapter peft:poly cannot be used: {METHODS['poly'].unusable}")
+
+
+@pytest.mark.parametrize("kind", ["adapter", "derivative"])
+@pytest.mark.parametrize("name", ["veraa", "peft:veraa", "Veraa"])
+def test_what_was_probably_meant_is_written_as_recipes_must_write_it(kind, name):
+    with pytest.raises(PartNotFound) as caught:
+        plan(**{kind: name})
+    assert caught.value.fix == "did you mean 'peft:vera'?"
+
+
+@pytest.mark.parametrize("kind", ["adapter", "derivative"])
+@pytest.mark.parametrize("name", ["peft:", "peft"])
+def test_the_plugin_alone_is_answered_with_what_may_stand_behind_it(kind, name):
+    with pytest.raises(PartNotFound) as caught:
+        plan(**{kind: name})
+    assert caught.value.fix.startswith("write one of ") and "peft:vblora, peft:vera, " in caught.value.fix
 
 
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - USABLE))
@@ -96,7 +145,17 @@ def test_a_method_that_reads_weights_is_refused_over_a_quantized_base():
 
 def test_a_method_in_the_cache_is_refused_with_checkpointing():
     with pytest.raises(CombinationError, match=r"prefix-tuning cannot work with train.gradient_checkpoint"):
-        plan({"gradient_checkpointing": True}, adapter="peft:prefix-tuning")
+        plan({"gradient_checkpointing": True}, derivative="peft:prefix-tuning")
+
+
+@pytest.mark.parametrize("name", ["cartridge", "p-tuning", "prefix-tuning", "prompt-tuning"])
+def test_tokens_before_each_row_are_refused_with_packed_rows(name):
+    with pytest.raises(
+        CombinationError, match=f"peft:{name} cannot work with train.packing: it puts"
+    ) as caught:
+        plan({"packing": True}, derivative=f"peft:{name}")
+    assert caught.value.fix == "set train.packing: false, or choose another adapter"
+    plan({"packing": True}, derivative="peft:vera")
 
 
 def test_an_option_whose_loss_nobody_would_add_is_refused():
@@ -117,5 +176,11 @@ def test_what_learns_stays_in_float32():
 
 
 def test_peft_itself_refuses_values_that_do_not_fit():
-    with pytest.raises(OptionsError, match=r"refuses its options: .*layers_pattern"):
+    with pytest.raises(
+        OptionsError, match=r"cannot take these options: PEFT .* raised ValueError: "
+    ) as caught:
         plan(adapter={"name": "peft:vera", "layers_pattern": "h"}).build("adapter")
+    assert caught.value.fix == (
+        "set layers_to_transform or layers_pattern to something else; "
+        "all of them: edgelora plugins show peft:vera"
+    )

@@ -110,12 +110,6 @@ def test_its_memory_is_estimated_on_shapes(registry, tmp_path, base_and_rows, na
     )
 
 
-def test_rows_behind_virtual_tokens_are_not_packed(registry, tmp_path, base_and_rows):
-    recipe = recipe_of("prompt-tuning", *base_and_rows, tmp_path / "run", train={"packing": True})
-    with pytest.raises(CombinationError, match="cannot be trained on packed rows"):
-        run(recipe, registry)
-
-
 @pytest.mark.parametrize("start", ["olora", "pissa"])
 def test_a_start_that_changes_the_base_is_refused(registry, tmp_path, base_and_rows, start):
     adapter = {"r": 4, "init_lora_weights": start}
@@ -154,9 +148,3 @@ def test_a_change_is_seen_wherever_in_the_base_it_is(monkeypatch, bare, changed)
     monkeypatch.setattr(adapter, "get_peft_model", changing)
     with pytest.raises(PlanError, match=f"PEFT starts by changing the base, such as {changed}"):
         inject(model, plan)
-
-
-def test_modules_that_the_model_lacks_are_refused(registry, tmp_path, base_and_rows):
-    recipe = recipe_of("vera", *base_and_rows, tmp_path / "run", adapter={"target_modules": ["nowhere"]})
-    with pytest.raises(PlanError, match=r"adapter 'vera' cannot adapt this LlamaForCausalLM: No layers"):
-        run(recipe, registry)

@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from edgelora.engine.base import load_base
-from edgelora.engine.inject import adapter_tensors, inject, trainable_parameters, unreachable_parameters
+from edgelora.engine.inject import (
+    adapter_tensors,
+    count_trainable,
+    inject,
+    trainable_parameters,
+    unreachable_parameters,
+)
 from edgelora.errors import PlanError, PluginBug
 from edgelora.layers import FrozenLinear, LowRankLinear
 
@@ -36,6 +42,14 @@ def test_parameter_count_is_rank_times_in_plus_out(plan):
     count = sum(parameter.numel() for parameter in trainable_parameters(layers).values())
     sizes = [(layer.base.in_features, layer.base.out_features) for layer in layers.values()]
     assert count == 4 * sum(i + o for i, o in sizes)
+
+
+@pytest.mark.parametrize("parameter", [torch.empty(0, 64), torch.empty(4, 64)], ids=["empty", "frozen"])
+def test_layers_in_which_nothing_learns_are_refused_with_the_way_to_the_options(plan, parameter):
+    layer = nn.ParameterList([nn.Parameter(parameter, requires_grad=not parameter.numel())])
+    with pytest.raises(PlanError, match="adapter 'lora' has nothing that learns on this base") as caught:
+        count_trainable({"layer": layer}, plan())
+    assert caught.value.fix == "change its options: edgelora plugins show lora:lora"
 
 
 def test_the_parameters_of_llama_8b_are_those_the_paper_prints(plan, registry, recipe):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from edgelora.engine.estimating.ledger import Ledger
 from edgelora.engine.estimating.values import EverythingHolds, FlashAttention, on_shapes
 from edgelora.engine.gradients import RowLosses
-from edgelora.engine.inject import adapter_tensors, trainable_parameters
+from edgelora.engine.inject import adapter_tensors, count_trainable, trainable_parameters
 from edgelora.engine.optimizer import make_optimizer
 from edgelora.layers import FrozenLinear
 from edgelora.layers.authoring import SummingCombiner
@@ -86,7 +86,9 @@ def step_cost(
 
     Raises:
         ModelError: The architecture's forward needs values.
+        PlanError: Nothing of the adapter learns.
     """
+    count_trainable(layers, plan)
     ledger = Ledger(_Shapes(model))
     learned = list(trainable_parameters(layers).values())
     model.train()
