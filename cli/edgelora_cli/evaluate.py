@@ -51,6 +51,7 @@ def evaluate(
     """Run the evaluators of RECIPE on its held-out rows."""
     if rank is not None and adapter is None:
         raise click.UsageError("--rank is of an adapter: name it with --adapter")
+    from edgelora.errors import PlanError
     from edgelora.plan import make_plan
     from edgelora.recipe import read_recipe
     from edgelora.registry import Registry
@@ -59,6 +60,11 @@ def evaluate(
     bars = [_parse_gate(gate) for gate in gates]
     registry = Registry.discover()
     plan = make_plan(read_recipe(recipe, changes), registry)
+    if not plan.evaluators:
+        raise PlanError(
+            f"{recipe} has an empty list of evaluators, so there is nothing to measure",
+            fix="name some: --set evaluators=[loss,exact-match]; see: edgelora plugins list",
+        )
     need_train_extra("measuring")
 
     from edgelora.engine.base import locate_base

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 def measurement_table(after: Mapping[str, Measurement], before: Mapping[str, Measurement]) -> str:
     """One line per metric; the columns of the base are left out when it was not measured."""
+    if not (after or before):
+        return "nothing was measured"
     if not before:
         return table(
             ("metric", "value", "95 % interval", "n"), [(name, *_cells(after[name])) for name in after]

@@ -233,6 +233,8 @@ def _explain(error: ValidationError, where: str) -> tuple[str, str]:
         )
     if first["type"] == "missing":
         return f"{where}: {path!r} is missing", f"add a line '{path}: ...'"
+    if first["type"] == "tuple_type":
+        return f"{where}: {path} is a list, not {first['input']!r}", f"put it in brackets: '{path}: [...]'"
     # What a validator of ours says is a sentence already; pydantic puts "Value error, " before it.
     said = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
     return f"{where}: {path or 'the recipe'}: {said} (got {first['input']!r})", f"correct {path}"

@@ -42,6 +42,17 @@ def test_the_recipes_threads_are_used_unless_the_flag_names_others(edgelora, thr
     assert threads_used == [expected]
 
 
+def test_nothing_to_measure_is_refused(edgelora):
+    ran = edgelora("evaluate", recipe(evaluators="[]"))
+    assert ran.exit_code == 3 and "has an empty list of evaluators" in ran.err
+
+
+def test_what_measured_nothing_is_said_instead_of_an_empty_table(edgelora):
+    ran = edgelora("evaluate", recipe(evaluators="[merge-error]"))
+    assert ran.exit_code == 0 and ran.out == "nothing was measured\n"
+    assert "evaluator 'merge-error' measured nothing: there is no adapter" in ran.err
+
+
 def test_auto_takes_the_cores_that_are_free(threads_used, monkeypatch):
     monkeypatch.setattr("edgelora.engine.conditions.free_cores", lambda: 5)
     models.use_threads("auto")

@@ -95,7 +95,7 @@ def test_a_recipe_survives_json_exactly(tmp_path: Path) -> None:
         ({"base": "m", "data": [{"path": "a", "task": ""}]}, "letters, digits, '-' and '_'", "data.0.task"),
         ({"base": "m", "data": [{"path": "a", "held_out": 1.5}]}, "or equal to 1", "data.0.held_out"),
         ({"base": "m", "quantizer": 4}, "quantizer", "correct quantizer"),
-        ({"base": "m", "past": "one"}, "past", "correct past"),
+        ({"base": "m", "past": "one"}, "past is a list, not 'one'", "'past: [...]'"),
         (["base"], "holds list, not a mapping", "derivative: lora"),
         (None, "holds NoneType, not a mapping", "base: micro"),
     ],

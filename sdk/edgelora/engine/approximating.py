@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from edgelora.capabilities import ApproximatelyLowRank
+from edgelora.capabilities import ApproximatelyLowRank, FoldsIntoModel, LowRank, Mergeable
 from edgelora.engine.apply import Adapted, probe_logits
 from edgelora.engine.inject import replace_module
+from edgelora.engine.whole_model import WholeModel
 from edgelora.errors import ExportUnsupported
 from edgelora.layers import FrozenLinear, LowRankLinear, frozen_part
 from edgelora.manifest import Manifest
@@ -62,7 +64,7 @@ def approximate(adapted: Adapted, way: str) -> float:
     if way not in ways:
         raise ExportUnsupported(
             f"adapter {adapted.manifest.identity.name} is not approximated {way}",
-            fix=f"choose one of: {', '.join(ways)}" if ways else "use it as it is: it needs no approximation",
+            fix=f"choose one of: {', '.join(ways)}" if ways else _unapproximated(adapted.layers),
         )
     # All of them first: a layer may look at those before it.
     factors = {name: layer.approximate_factors(way) for name, layer in chosen.items()}
@@ -75,6 +77,17 @@ def approximate(adapted: Adapted, way: str) -> float:
     for layer in adapted.layers.values():
         replace_module(model, frozen_part(layer), layer)
     return float((probe_logits(model) - exact).norm() / (exact - alone).norm())
+
+
+def _unapproximated(layers: Mapping[str, nn.Module]) -> str:
+    """What to do with an adapter that has no approximations."""
+    if isinstance(layers, WholeModel):
+        folds = isinstance(layers.adapter, FoldsIntoModel)
+    else:
+        folds = all(isinstance(layer, LowRank | Mergeable) for layer in layers.values())
+    if folds:
+        return "leave --approximate out: it needs no approximation"
+    return "apply it unmerged, for nothing folds it: edgelora generate --adapter"
 
 
 def _plain(name: str, base: FrozenLinear, factors: Factors) -> nn.Module:

@@ -1,10 +1,13 @@
 """The bottleneck adapter is Houlsby's, after the linears that end a sublayer."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig
 
+from edgelora.engine.approximating import approximate
 from edgelora.engine.inject import choose_sites, plain_linears
 from edgelora.errors import ExportUnsupported, PlanError
 from edgelora.layers import FrozenLinear, merge_into
@@ -102,3 +105,8 @@ def test_it_cannot_be_merged_and_says_what_to_do():
     with pytest.raises(ExportUnsupported, match="BottleneckLinear, which cannot be folded") as refused:
         merge_into(layer_of(), torch.zeros(8, 6), "o_proj")
     assert "--adapter" in refused.value.fix
+    manifest = SimpleNamespace(identity=SimpleNamespace(name="a"))
+    adapted = SimpleNamespace(model=None, layers={"a": layer_of()}, manifest=manifest)
+    with pytest.raises(ExportUnsupported, match="is not approximated by_magic") as refused:
+        approximate(adapted, "by_magic")
+    assert refused.value.fix.startswith("apply it unmerged, for nothing folds it")
