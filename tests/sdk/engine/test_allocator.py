@@ -65,3 +65,11 @@ def test_holes_that_are_there_are_given_back():
     if not hasattr(ctypes.CDLL(None), "malloc_trim"):
         pytest.skip("this C library takes no advice")
     assert int(told.stdout) > 40 * 2**20
+
+
+def test_beside_large_blocks_activations_stay_in_the_heap():
+    from edgelora.engine.allocator import own_pages_bytes
+
+    assert own_pages_bytes(8 * 2**20) == 128 * 2**10
+    activation = 128 * 14336 * 2  # of Llama-3.1-8B
+    assert own_pages_bytes(112 * 2**20) > activation

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgelora.engine.allocator import LARGE_BLOCK_BYTES
 from edgelora.engine.estimating.placement import Placement
 from edgelora.engine.estimating.shape_model import ShapeModel, make_shape_model
 from edgelora.engine.estimating.step import Rows, StepCost, step_cost
@@ -39,6 +40,8 @@ HOLES = 48 * MIB
 that makes less leaves less."""
 SLACK_WHERE_RETURNED = 0.08
 """Of both, where `edgelora.engine.allocator` has freed memory returned: streamed, and under a budget."""
+HOLES_BESIDE_LARGE_BLOCKS = 144 * MIB
+"""Most that freed tensors leave where large blocks are streamed. Measured for a Llama-3.1-8B shape."""
 FIRST_STEP_FILES = 16 * MIB
 """Of `FIRST_STEP`, code of libraries."""
 PAGE_BYTES = 64 * 1024
@@ -147,7 +150,10 @@ def predict(plan: Plan, around: Surroundings, placement: Placement) -> Memory:
     runtime = around.runtime + FIRST_STEP
     returned = placement.streamed or plan.recipe.memory_budget is not None
     transient = sum(size for part, size in parts.items() if part in TRANSIENT)
-    slack = SLACK_WHERE_RETURNED * transient if returned else SLACK * transient + min(HOLES, transient)
+    share, holes = (SLACK_WHERE_RETURNED, 0) if returned else (SLACK, HOLES)
+    if placement.streamed and max(_block_sizes(shapes.model)) >= LARGE_BLOCK_BYTES:
+        holes = HOLES_BESIDE_LARGE_BLOCKS
+    slack = share * transient + min(holes, transient)
     loading = around.runtime + loading + parts["adapter"]
     files = mapped + around.program + FIRST_STEP_FILES
     return Memory(placement, parts, files, runtime, round(slack), loading, step, base)
@@ -210,12 +216,16 @@ def tensor_bytes(tensors: Iterable[Tensor]) -> int:
 
 def _streamed_bytes(model: Any) -> int:
     """Of two neighbouring blocks, and of two pieces of the head, one read ahead of the other."""
-    blocks = [tensor_bytes([*_frozen(block)]) for block in decoder_blocks(model)]
+    blocks = _block_sizes(model)
     head = model.get_output_embeddings()
     pieces = 0
     if isinstance(head, MappedLinear):
         pieces = min(2 * head.chunk_rows, head.out_features) * head.in_features * head.weight.dtype.itemsize
     return max(map(sum, pairwise(blocks)), default=sum(blocks)) + pieces
+
+
+def _block_sizes(model: Any) -> list[int]:
+    return [tensor_bytes([*_frozen(block)]) for block in decoder_blocks(model)]
 
 
 def _frozen(block: nn.Module) -> Iterator[Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
+from edgelora.engine.allocator import return_freed_memory
 from edgelora.engine.bare_names import model_names
 from edgelora.engine.inject import is_named, matching, plain_linears, replace_module
 from edgelora.engine.linears import shape_of
@@ -62,6 +63,9 @@ def load_mapped(
         ModelError: A tensor is missing, left over, or of another shape than the model's.
         PlanError: ``skip_modules`` names no linear.
     """
+    if gives_back:
+        # Each weight gets memory for a moment before it has none, and would leave a hole that is filled later.
+        return_freed_memory()
     files = MappedFiles(folder / name for name in weights_files(folder))
     model = _without_memory(config, files)
     linears = plain_linears(model)

@@ -88,8 +88,9 @@ def stream(base: Mapped, device: torch.device) -> None:
         linear.pages = base.files.pages([*linear.parameters(), *linear.buffers()])
     base.files.pages(base.files.tensors.values()).release()  # what was copied from there at loading
     if device.type == "cpu":
-        return_freed_memory()
-        Residency(blocks, MappedBlocks(blocks, base.files))
+        held = MappedBlocks(blocks, base.files)
+        return_freed_memory(max(pages.size_bytes for pages in held.pages))
+        Residency(blocks, held)
     else:
         move(base, device)
 
