@@ -64,7 +64,7 @@ def load_mapped(
         PlanError: ``skip_modules`` names no linear.
     """
     if gives_back:
-        # Each weight gets memory for a moment before it has none, and would leave a hole that is filled later.
+        # Each weight has memory for a moment before it has none; its hole would be filled later.
         return_freed_memory()
     files = MappedFiles(folder / name for name in weights_files(folder))
     model = _without_memory(config, files)
