@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -19,7 +19,7 @@ from edgelora.errors import DependencyMissing
 from edgelora.layers import FrozenLinear
 from edgelora_plugins.peft.names import check_names
 from edgelora_plugins.peft.options import PeftOptions
-from edgelora_plugins.peft.refusals import check_it_learns, check_kept, heard, told_as_refusal
+from edgelora_plugins.peft.refusals import check_it_learns, check_kept, heard, told_as_refusal, told_on_shapes
 
 TRAINED, LOADED = "default", "loaded"
 """What PEFT calls the one adapter of a model: as it was made, and one that is made to be loaded."""
@@ -120,10 +120,8 @@ class PeftAdapter:
 
 
 def _refusals(options: PeftOptions, model: Any) -> AbstractContextManager[None]:
-    # Without values PEFT fails for want of them, whatever the options.
-    if any(tensor.is_meta for tensor in model.parameters()):
-        return nullcontext()
-    return told_as_refusal(options, f"cannot adapt this {type(model).__name__}")
+    told = told_on_shapes if any(each.is_meta for each in model.parameters()) else told_as_refusal
+    return told(options, f"cannot adapt this {type(model).__name__}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -53,6 +53,24 @@ def told_as_refusal(options: PeftOptions, refused: str) -> Iterator[None]:
 
 
 @contextmanager
+def told_on_shapes(options: PeftOptions, refused: str) -> Iterator[None]:
+    """`told_as_refusal` for a model without values, for want of which PEFT fails too, whatever the options.
+
+    Raises:
+        OptionsError: PEFT raised something that speaks of an option that was chosen.
+        NotImplementedError: It raised something else.
+    """
+    try:
+        with told_as_refusal(options, refused):
+            yield
+    except OptionsError as refusal:
+        cause = refusal.__cause__
+        if cause is not None and not _spoken_of(str(cause), options.chosen()):
+            raise NotImplementedError(str(cause)) from cause
+        raise
+
+
+@contextmanager
 def heard(options: PeftOptions) -> Iterator[None]:
     """Refuse where PEFT merely warns inside that it does not do what an option asks for.
 

@@ -6,9 +6,10 @@ from peft_runs import recipe_of, save_base
 from edgelora.engine.base import load_base
 from edgelora.engine.estimating.estimate import estimate
 from edgelora.engine.inject import inject
-from edgelora.errors import EdgeloraError, OptionsError
+from edgelora.errors import ModelError, OptionsError
 from edgelora.plan import make_plan
 from edgelora.registry import Registry
+from edgelora_plugins.peft.methods import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,21 @@ def test_an_adapter_in_which_nothing_learns_is_refused(refused):
     assert refusal.problem == "with these options adapter peft:trainable-tokens has nothing that learns"
 
 
-def test_an_estimate_refuses_the_same(plan_of):
-    with pytest.raises(EdgeloraError, match="oft_block_size is 7"):
-        estimate(plan_of("oft", {"oft_block_size": 7}))
+@pytest.mark.parametrize(
+    ("name", "options", "problem"),
+    [
+        ("oft", {"oft_block_size": 7}, "oft_block_size is 7, and PEFT "),
+        ("vblora", {"vector_length": 7}, "raised ValueError: `in_features` "),
+        ("vera", {"target_modules": ["nowhere"]}, "'nowhere' names no module"),
+    ],
+)
+def test_an_estimate_refuses_the_same(plan_of, name, options, problem):
+    with pytest.raises(OptionsError, match=problem):
+        estimate(plan_of(name, options))
+
+
+@pytest.mark.parametrize("name", ["frod", "shira", "unilora"])
+def test_what_reads_values_to_start_is_to_be_measured(plan_of, name):
+    with pytest.raises(ModelError, match="the adapter cannot be started without memory: ") as caught:
+        estimate(plan_of(name, dict(METHODS[name].small)))
+    assert caught.value.fix == "measure it instead: edgelora estimate RECIPE --measure"

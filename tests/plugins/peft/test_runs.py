@@ -102,7 +102,9 @@ def test_rows_are_answered_in_a_padded_batch_as_alone(trained, registry, base_an
     assert together == alone
 
 
-@pytest.mark.parametrize("name", ["ia3", "prompt-tuning", "vera"])
+@pytest.mark.parametrize(
+    "name", ["boft", "ia3", "prefix-tuning", "prompt-tuning", "vblora", "vera", "waveft"]
+)
 def test_its_memory_is_estimated_on_shapes(registry, tmp_path, base_and_rows, name):
     plan = make_plan(recipe_of(name, *base_and_rows, tmp_path / "run"), registry)
     assert estimate(plan).trainable == sum(

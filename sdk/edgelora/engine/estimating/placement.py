@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgelora.capabilities import StockQuantization
+from edgelora.errors import CombinationError
 from edgelora.plan import Plan
 from edgelora.plan.plan import UNSTREAMED
 
@@ -51,7 +52,7 @@ def alternatives(plan: Plan) -> list[Placement]:
     """Resident, checkpointed and streamed, in the order of their speed.
 
     What the recipe asks for itself is kept: nothing that keeps more than that is offered. Streamed is left
-    out for an adapter under which no base is.
+    out for an adapter under which no base is, and whatever else its options refuse.
     """
     rows = plan.recipe.train.loss_rows
     every = [
@@ -60,7 +61,16 @@ def alternatives(plan: Plan) -> list[Placement]:
         Placement(streamed=True, gradient_checkpointing=True, loss_rows=rows),
     ]
     possible = every if _never_streamed(plan) is None else every[:-1]
-    return possible[possible.index(Placement.of(plan)) :]
+    own, *others = possible[possible.index(Placement.of(plan)) :]
+    return [own, *(each for each in others if _suits_adapter(each.apply(plan)))]
+
+
+def _suits_adapter(plan: Plan) -> bool:
+    try:
+        plan.parts["adapter"].options.check(plan)
+    except CombinationError:
+        return False
+    return True
 
 
 def why_not_streamed(plan: Plan, *, prepared: bool) -> str | None:

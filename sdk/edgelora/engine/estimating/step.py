@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelora.engine.estimating.ledger import Ledger
-from edgelora.engine.estimating.values import EverythingHolds, FlashAttention, on_shapes
+from edgelora.engine.estimating.values import FlashAttention, on_shapes
 from edgelora.engine.gradients import RowLosses
 from edgelora.engine.inject import adapter_tensors, count_trainable, trainable_parameters
 from edgelora.engine.optimizer import make_optimizer
@@ -97,7 +97,6 @@ def step_cost(
         with (
             on_shapes(cannot, plan),
             _device(model),
-            EverythingHolds(),
             FlashAttention(),
             ledger,
             _labelled(ledger, learned),

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental import _config
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,7 +25,7 @@ class EverythingHolds(TorchDispatchMode):
 
     Every number is 1 and every comparison true. In a forward pass the questions are: is nothing padded, does
     this row hold one text, are these labels taken into the loss, are two ways to the logits equal. So the
-    pass is one of full rows, all of whose tokens are labelled.
+    pass is one of full rows, all of whose tokens are labelled. But no number is infinite or none.
     """
 
     def __torch_dispatch__(
@@ -37,8 +38,13 @@ class EverythingHolds(TorchDispatchMode):
         """One operation."""
         first = args[0] if args and isinstance(args[0], Tensor) else None
         if first is not None and first.is_meta:
+            never = getattr(first, "_never_holds", False)
+            if func in (aten.isinf.default, aten.isnan.default) or (never and func is aten.any.default):
+                answer = func(*args, **(kwargs or {}))
+                answer._never_holds = True
+                return answer
             if func is aten._local_scalar_dense.default:
-                return torch.ones((), dtype=first.dtype, device="cpu").tolist()
+                return torch.full((), not never, dtype=first.dtype, device="cpu").tolist()
             if func in (aten.equal.default, aten.allclose.default):
                 return True
             if func is aten.nonzero.default:
@@ -71,7 +77,7 @@ class FlashAttention(TorchFunctionMode):
 
 @contextmanager
 def on_shapes(cannot: str, plan: Plan) -> Iterator[None]:
-    """Tell whatever code fails inside, for want of values, by one error with a way out.
+    """Let code run without values as far as it can, and tell where it cannot by one error with a way out.
 
     Args:
         cannot: What could not be done, in words.
@@ -81,8 +87,11 @@ def on_shapes(cannot: str, plan: Plan) -> Iterator[None]:
         ModelError: Something other than an `EdgeloraError` was raised: architectures and adapters are other
             people's code, and say in their own ways that a tensor has no values.
     """
+    # A mask that selects, selects all.
+    selects_all = _config.patch(meta_nonzero_assume_all_nonzero=True)
     try:
-        yield
+        with selects_all, EverythingHolds():
+            yield
     except EdgeloraError:
         raise
     except Exception as error:  # other people's code says it in its own way
