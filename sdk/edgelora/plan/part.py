@@ -116,7 +116,7 @@ def plan_part(found: FoundPart, options: Mapping[str, Any]) -> PlannedPart:
     try:
         validated = model.model_validate(dict(options))
     except ValidationError as error:
-        problem, fix = _explain(error, model)
+        problem, fix = _explain(error, model, found.qualified_name)
         raise OptionsError(f"{where}: {problem}", fix=fix) from error
     except PydanticUserError as error:
         raise PluginBug(
@@ -135,7 +135,7 @@ def plan_part(found: FoundPart, options: Mapping[str, Any]) -> PlannedPart:
     )
 
 
-def _explain(error: ValidationError, model: type[Options]) -> tuple[str, str]:
+def _explain(error: ValidationError, model: type[Options], name: str) -> tuple[str, str]:
     """Problem and fix of the first wrong option, with what is allowed there."""
     errors = error.errors()
     first = errors[0]
@@ -147,7 +147,7 @@ def _explain(error: ValidationError, model: type[Options]) -> tuple[str, str]:
             f"did you mean {near[0]!r}?" if near else f"its options: {known}"
         )
     if first["type"] == "missing" and len(first["loc"]) == 1:
-        return f"option {option!r} is required", f"write it: {{name: ..., {option}: ...}}"
+        return f"option {option!r} is required", f"write it: {{name: {name}, {option}: ...}}"
     # A union reports one error per alternative; all of them belong to the same option.
     same = [each for each in errors if each["loc"] and str(each["loc"][0]) == option]
     reasons = dict.fromkeys(each["msg"][:1].lower() + each["msg"][1:] for each in same)

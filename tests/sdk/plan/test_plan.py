@@ -253,7 +253,7 @@ def test_a_missing_option_comes_with_how_to_write_it() -> None:
     assert_error(
         OptionsError,
         "option 'folder' is required",
-        "{name: ..., folder: ...}",
+        "{name: needy:needy, folder: ...}",
         registry=registry_of(needy=needy),
         derivative="plain",
         quantizer="needy",
