@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -137,16 +138,19 @@ def predict(plan: Plan, around: Surroundings, placement: Placement) -> Memory:
     plan = placement.apply(plan)
     release_scratch()
     shapes = make_shape_model(plan, around.config, around.dtype, in_files=around.prepared)
+    loaded = [*shapes.model.parameters(), *shapes.model.buffers()]
     with on_shapes("the adapter cannot be started without memory", plan), torch.device("meta"):
         past = read_past(shapes.model, plan)
         layers = inject(shapes.model, plan, source=lambda name: _source(shapes, name), past=past)
     shapes = replace(shapes, model=adapted_model(shapes.model, layers))
     own, mapped, loading = _weights(shapes, layers, around, placement)
-    step = _step(shapes, layers, plan, around.rows)
+    # What the adapter put something else in the place of was there until all of it was.
+    loading = max(loading, own + _replaced_bytes(loaded, shapes.model))
+    step = _step(shapes, layers, plan, around)
     base = _base_size(shapes)
     parts = dict(step.parts) | {"weights": own + mapped}
     if not around.on_cpu:
-        return Memory(placement, parts, 0, 0, 0, own + mapped, step, base)
+        return Memory(placement, parts, 0, 0, 0, loading + parts["adapter"], step, base)
     runtime = around.runtime + FIRST_STEP
     returned = placement.streamed or plan.recipe.memory_budget is not None
     transient = sum(size for part, size in parts.items() if part in TRANSIENT)
@@ -159,12 +163,13 @@ def predict(plan: Plan, around: Surroundings, placement: Placement) -> Memory:
     return Memory(placement, parts, files, runtime, round(slack), loading, step, base)
 
 
-def _step(shapes: ShapeModel, layers: Mapping[str, nn.Module], plan: Plan, rows: Rows) -> StepCost:
-    if rows.padded:
+def _step(shapes: ShapeModel, layers: Mapping[str, nn.Module], plan: Plan, around: Surroundings) -> StepCost:
+    take = partial(step_cost, shapes.model, layers, plan, on_cpu=around.on_cpu)
+    if around.rows.padded:
         # Some architectures make their own mask of rows, and take none that is made.
         with suppress(ModelError):
-            return step_cost(shapes.model, layers, plan, rows)
-    return step_cost(shapes.model, layers, plan, replace(rows, padded=False))
+            return take(around.rows)
+    return take(replace(around.rows, padded=False))
 
 
 def _source(shapes: ShapeModel, name: str) -> Tensor:
@@ -198,6 +203,12 @@ def _weights(
     largest = max((part.out_features * part.in_features for part in frozen if part.weight is None), default=0)
     read = shapes.source_bytes - as_stored if own else 0
     return own, stepping, own + read + QUANTIZING * largest
+
+
+def _replaced_bytes(loaded: Iterable[Tensor], adapted: nn.Module) -> int:
+    """Of tensors of a base as it was loaded, those whose memory its adapted model does not use any more."""
+    kept = {tensor.untyped_storage()._cdata for tensor in (*adapted.parameters(), *adapted.buffers())}
+    return tensor_bytes(tensor for tensor in loaded if tensor.untyped_storage()._cdata not in kept)
 
 
 def _base_size(shapes: ShapeModel) -> BaseSize:

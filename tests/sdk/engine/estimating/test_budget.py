@@ -58,6 +58,8 @@ def test_all_weights_are_counted_where_all_learn(plan, around):
     assert memory.parts["weights"] == 0, "what learns takes their place"
     assert memory.parts["adapter"] == learned
     assert memory.parts["optimizer"] == pytest.approx(2 * learned, rel=0.01)
+    # While they are copied, the files' pages are there too.
+    assert memory.loading == pytest.approx(2 * learned, rel=0.01)
 
 
 def test_a_budget_for_all_weights_computes_blocks_again_before_it_refuses(plan, around):
