@@ -160,8 +160,10 @@ def measure(document: dict[str, Any], folder: Path) -> dict[str, float]:
     figures = {name: each["value"] for name, each in trained["measurements"].items()}
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     weights = sum(file.stat().st_size for file in (out / "adapter").glob("*.safetensors"))
-    # What folds only approximately is measured in each of its ways; the nearest is shown.
-    if ways := [value for name, value in figures.items() if name.startswith("main.merge_error_")]:
+    # What folds only approximately is measured in each of its ways; the nearest is shown. Without held-out
+    # rows it is measured on a probe.
+    approximate = ("main.merge_error_", "main.probe_error_")
+    if ways := [value for name, value in figures.items() if name.startswith(approximate)]:
         figures["main.merge_error"] = min(ways)
     return figures | {
         "trainable_parameters": trained["trainable_parameters"],

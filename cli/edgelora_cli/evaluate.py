@@ -51,7 +51,7 @@ def evaluate(
     """Run the evaluators of RECIPE on its held-out rows."""
     if rank is not None and adapter is None:
         raise click.UsageError("--rank is of an adapter: name it with --adapter")
-    from edgelora.errors import PlanError
+    from edgelora.errors import PlanError, WrongBase
     from edgelora.plan import make_plan
     from edgelora.recipe import read_recipe
     from edgelora.registry import Registry
@@ -80,9 +80,13 @@ def evaluate(
     if adapter is None:
         opened = open_base(plan)
     else:
-        opened = open_adapted(
-            adapter, registry, base=wanted.base, revision=wanted.revision, dtype=wanted.train.dtype, rank=rank
-        )
+        try:
+            opened = open_adapted(
+                adapter, registry, base=wanted.base, revision=wanted.revision, dtype=wanted.train.dtype,
+                rank=rank,
+            )  # fmt: skip
+        except WrongBase as error:
+            raise WrongBase(error.problem, fix="name its base in the recipe: --set base=FOLDER") from error
     over = opened.plan or plan
     _tell_other_weights(plan, over)
     past: Past = {}

@@ -50,6 +50,16 @@ def is_folder(base: str) -> bool:
         return False
 
 
+def is_path(base: str) -> bool:
+    """Whether what a recipe's ``base`` names is a path for sure: a Hub id has one slash at most."""
+    return base.startswith((".", "/", "~")) or base.count("/") > 1
+
+
+def no_folder(base: str) -> BaseNotFound:
+    """That there is no base at a path."""
+    return BaseNotFound(f"there is no base model folder {base}", fix="pass another folder, or use 'micro'")
+
+
 def prepared_at(base: str) -> PreparedBase | None:
     """The record of the prepared base that a recipe's ``base`` names; None where it names another base.
 

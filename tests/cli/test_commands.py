@@ -172,6 +172,14 @@ def test_plan_refuses_evaluators_that_would_measure_nothing(edgelora, derivative
     assert ran.exit_code == 7 and problem in ran.err and f"leave {evaluator} out" in ran.err
 
 
+def test_plan_of_a_base_that_is_not_there_names_it(edgelora):
+    Path("recipe.yaml").write_text("{base: ./absent}")
+    ran = edgelora("plan", "recipe.yaml")
+    assert ran.exit_code == 4 and "there is no base model folder ./absent" in ran.err
+    ran = edgelora("plan", "recipe.yaml", "--set", "base=OWNER/NAME")
+    assert ran.exit_code == 0 and "left to train   whether OWNER/NAME is on this machine, that" in ran.out
+
+
 def test_plan_says_what_is_left_to_train_and_which_names_the_base_seems_to_lack(edgelora):
     Path("recipe.yaml").write_text(
         "{derivative: lora, base: micro, adapter: {target_modules: [q_prj, v_proj]}}"

@@ -42,6 +42,12 @@ def test_the_recipes_threads_are_used_unless_the_flag_names_others(edgelora, thr
     assert threads_used == [expected]
 
 
+def test_an_adapter_of_another_base_is_refused_with_where_to_name_its_own(edgelora):
+    write_adapter(Path("adapter"))
+    ran = edgelora("evaluate", recipe(), "--adapter", "./adapter")
+    assert ran.exit_code == 7 and "fix: name its base in the recipe: --set base=FOLDER" in ran.err
+
+
 def test_nothing_to_measure_is_refused(edgelora):
     ran = edgelora("evaluate", recipe(evaluators="[]"))
     assert ran.exit_code == 3 and "has an empty list of evaluators" in ran.err

@@ -27,9 +27,9 @@ _Computed = Mapping[str, Callable[[FrozenLinear, Tensor], Tensor]]
 def approximation_errors(run: Evaluation) -> dict[str, Measurement]:
     """``"<task>.merge_error_<way>"``: ‖folded − adapted‖ / ‖adapted − base‖ of the logits; n counts tokens.
 
-    All layers that fold approximately are folded at the same time, on held-out rows of the task, or, without
-    a digest of rows, on eight tokens spread over the vocabulary where it has none. Nothing where layers have
-    seen no training.
+    All layers that fold approximately are folded at the same time, on held-out rows of the task. Where it has
+    none it is ``"<task>.probe_error_<way>"``, of eight tokens spread over the vocabulary: they are no text,
+    and norms seen in training say little of them. Nothing where layers have seen no training.
     """
     layers = {name: each for name, each in run.layers.items() if isinstance(each, ApproximatelyLowRank)}
     try:
@@ -45,12 +45,13 @@ def approximation_errors(run: Evaluation) -> dict[str, Measurement]:
     for task in run.tasks:
         chosen = rows.get(task) or [_probe(run.model)]
         adapted = _logits(run, task, chosen, {})
-        digest = tokens_digest((row.tolist(), []) for row in chosen) if task in rows else ""
+        name = "merge_error" if task in rows else "probe_error"
+        digest = tokens_digest((row.tolist(), []) for row in chosen)
         change = (adapted - _logits(run, task, chosen, alone)).norm()
         for way, fold in folds.items():
             lost = (_logits(run, task, chosen, fold) - adapted).norm()
             error = float(lost / (change if change else adapted.norm()))
-            measurements[f"{task}.merge_error_{way}"] = Measurement(
+            measurements[f"{task}.{name}_{way}"] = Measurement(
                 error, len(adapted), error, error, split_digest=digest
             )
     return measurements

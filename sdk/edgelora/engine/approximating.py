@@ -36,7 +36,7 @@ def held_out_error(manifest: Manifest, way: str) -> HeldOutError | None:
     found = [
         HeldOutError(float(entry.value), entry.n)
         for entry in manifest.evaluation or ()
-        if entry.metric.endswith(f".merge_error_{way}") and entry.phase == "adapter" and entry.split_digest
+        if entry.metric.endswith(f".merge_error_{way}") and entry.phase == "adapter"
     ]
     return max(found, key=lambda each: each.value, default=None)
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file, logging
 
 from edgelora import micro
-from edgelora.bases import find_base
+from edgelora.bases import find_base, is_path, no_folder
 from edgelora.engine.mapped import load_prepared, load_streamed
 from edgelora.engine.quantizing import QuantizeOnRead
 from edgelora.errors import BaseNotFound, ModelError, OfflineNotCached
@@ -45,8 +45,8 @@ def locate_base(base: str, revision: str | None = None) -> Path:
             fix="pass the folder that holds the model's config.json and its weights",
         )
     where = f"{base!r} at revision {revision!r}" if revision else repr(base)
-    if base.startswith((".", "/", "~")) or base.count("/") > 1:
-        raise BaseNotFound(f"there is no base model folder {base}", fix="pass another folder, or use 'micro'")
+    if is_path(base):
+        raise no_folder(base)
     if cached := _cached_config(base, revision):
         return cached.parent
     if "/" in base:

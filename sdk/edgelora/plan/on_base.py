@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgelora.bases import base_folder
+from edgelora.bases import base_folder, is_folder
 from edgelora.capabilities import AdaptsModel, WrapsEmbeddings
 from edgelora.errors import EdgeloraError, PlanError
 from edgelora.manifest.base_identity import read_base_config, remembered_tensors_digest, weights_files
@@ -71,6 +71,8 @@ def names_not_found(plan: Plan) -> Iterator[str]:
 def left_to_training(plan: Plan) -> str:
     """What nobody can tell before the base is loaded, in words."""
     left = ["that the base loads and has linears of the names and ranks asked for"]
+    if not is_folder(plan.recipe.base):
+        left.insert(0, f"whether {plan.recipe.base} is on this machine")
     if plan.recipe.data:
         left.append("that the data can be read")
     if plan.past and _remembered_digest(plan.recipe.base) is None:

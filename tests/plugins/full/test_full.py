@@ -118,9 +118,10 @@ def test_weights_that_lie_in_codes_are_refused_where_no_plan_saw_them(recipe, tm
         inject(model, plan)
 
 
-def test_a_prepared_base_is_refused_when_it_is_planned(recipe, tmp_path):
+@pytest.mark.parametrize("quantizer", ["none", "nf4"])
+def test_a_prepared_base_is_refused_when_it_is_planned(recipe, tmp_path, quantizer):
     recipe()
-    folder = prepare(tmp_path / "llama", tmp_path / "prepared", "none")
+    folder = prepare(tmp_path / "llama", tmp_path / "prepared", quantizer)
     with pytest.raises(CombinationError, match="prepared base, whose weights stay in its files") as refused:
         make_plan(recipe().model_copy(update={"base": str(folder)}), REGISTRY)
     assert "unquantized model it was made from" in refused.value.fix

@@ -181,6 +181,9 @@ def test_where_no_rows_were_held_out_the_probe_is_told_for_what_it_is(
 ):
     data = [{"path": str(base / "train.jsonl")}]
     result = run(recipe(tmp_path / "run", "reslora-ms", data=data), registry)
+    assert result.measurements.keys() == {
+        f"main.probe_error_by_{way}_norm" for way in ("input", "rank_state")
+    }
     adapter = str(result.folder)
     given = ["--adapter", adapter, "--base", str(base), "--approximate", "by_input_norm", "--json"]
     assert run_command(["merge", *given, "--out", str(tmp_path / "merged")]) == 0

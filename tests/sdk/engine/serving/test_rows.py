@@ -133,6 +133,16 @@ def test_rows_that_end_early_do_not_disturb_the_others(adapters, alone):
         assert not mixed[row, len(expected) :].any()
 
 
+def test_the_head_reads_its_weight_once_for_all_rows_whoever_generates(adapters):
+    given = []
+    head = adapters.model.get_output_embeddings()
+    watched = head.register_forward_hook(lambda module, inputs, output: given.append(inputs[0]))
+    ids = torch.tensor([[10, 11], [20, 21]])
+    adapters.model.generate(ids, max_new_tokens=2, do_sample=False, eos_token_id=None)
+    watched.remove()
+    assert given[0].shape[:2] == (2, 1) and all(each.is_contiguous() for each in given)
+
+
 def test_beams_are_rows(adapters, alone):
     ids = torch.tensor([[10, 11], [20, 21]])
     settings = {"max_new_tokens": 4, "num_beams": 2, "do_sample": False, "eos_token_id": None}
