@@ -70,7 +70,7 @@ def test_names_that_no_tensor_bears_are_told(plan):
 def test_a_base_that_is_not_in_a_folder_is_left_to_training(plan):
     made = plan("dora", ["embed_tokens", "q_prj"], base="OWNER/NAME")
     assert made.notes == ()
-    assert "left to train   that the base loads" in made.describe()
+    assert "left to train   whether OWNER/NAME is on this machine, that the base loads" in made.describe()
 
 
 def test_files_that_cannot_be_read_are_left_to_training(plan, base):
