@@ -12,8 +12,9 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from edgelora.capabilities import StockPeft, TaskAware
-from edgelora.engine.adapter_base import base_of, plan_over
-from edgelora.engine.base import load_base, load_tokenizer, locate_base
+from edgelora.engine.adapter_base import base_of, load_identified, plan_over
+from edgelora.engine.as_found import AsFound
+from edgelora.engine.base import locate_base
 from edgelora.engine.effect import embeds_alike
 from edgelora.engine.inject import adapter_tensors, inject, is_named, plain_linears, replace_module
 from edgelora.engine.linears import quantize_linear, unfrozen
@@ -22,11 +23,10 @@ from edgelora.engine.pack import NATIVE_NAME
 from edgelora.engine.past_sites import past_to_load
 from edgelora.engine.peft_format import WEIGHTS_NAME, from_peft
 from edgelora.engine.ranks import set_rank
-from edgelora.engine.whole_model import WholeModel, adapted_model, give_back, made_of
-from edgelora.errors import EdgeloraError, ModelError, NoEffect, PlanError, TensorsMismatch
+from edgelora.engine.whole_model import WholeModel, adapted_model
+from edgelora.errors import ModelError, NoEffect, PlanError, TensorsMismatch
 from edgelora.layers import frozen_part
 from edgelora.manifest import Manifest
-from edgelora.manifest.base_files import check_base_unchanged, state_of_base
 from edgelora.manifest.base_identity import identify_base
 from edgelora.manifest.base_match import check_base
 from edgelora.plan import Plan
@@ -113,19 +113,18 @@ def load_adapted(
     plan = plan_over(manifest, place, prepared_base(place), registry, dtype)
     if in_files and can_stay_in_files(plan):
         plan, device = left_in_files(plan), torch.device("cpu")
-    state = state_of_base(place)
-    check_base(manifest.base, identify_base(place), str(place))
-    model, tokenizer = load_base(plan, device), load_tokenizer(place)
-    check_base_unchanged(place, state)
+    base_there = load_identified(plan, place, manifest.base, device)
+    model = base_there.model
     layers = _put_on(model, folder, manifest, plan)
-    return Adapted(adapted_model(model, layers), tokenizer, layers, manifest, plan)
+    return Adapted(adapted_model(model, layers), base_there.tokenizer, layers, manifest, plan)
 
 
 def apply(model: Any, reference: str, registry: Registry | None = None) -> Mapping[str, nn.Module]:
     """Apply an adapter to a model that ``from_pretrained`` loaded from a local folder.
 
     Linears are quantized in place where the adapter was trained over a quantized base. What is identified is
-    that folder: that the model still is what it holds is the caller's word.
+    that folder: that the model still is what it holds is the caller's word. Where the adapter is refused, the
+    model is left as it was.
 
     Returns:
         The adapted layers by site name. Of an adapter that changes the model as a whole, a
@@ -146,18 +145,14 @@ def apply(model: Any, reference: str, registry: Registry | None = None) -> Mappi
         )
     check_base(manifest.base, identify_base(place), str(place))
     plan = plan_of(manifest, registry or Registry.discover(), base=str(place), dtype="auto")
-    quantizer = plan.build("quantizer")
-    originals = {}
-    for name, linear in plain_linears(model).items():
-        if not is_named(name, plan.recipe.skip_modules):
-            frozen = quantize_linear(quantizer, linear, name)
-            replace_module(model, linear, frozen)
-            originals[frozen] = linear
+    quantizer, found = plan.build("quantizer"), AsFound(model)
     try:
+        for name, linear in plain_linears(model).items():
+            if not is_named(name, plan.recipe.skip_modules):
+                replace_module(model, linear, quantize_linear(quantizer, linear, name))
         return _put_on(model, folder, manifest, plan)
-    except EdgeloraError:
-        for frozen, linear in originals.items():
-            replace_module(model, frozen, linear)
+    except BaseException:
+        found.give_back()
         raise
 
 
@@ -165,27 +160,20 @@ def _put_on(model: Any, folder: Path, manifest: Manifest, plan: Plan) -> Mapping
     model.eval()
     before, embedding = probe_logits(model), model.get_input_embeddings()
     past = past_to_load(manifest.components[0].config, plain_linears(model))
-    made = made_of(model)
     layers = inject(model, plan, past=past)
     adapted = adapted_model(model, layers)
     adapted.eval()  # what is new too: dropout belongs to training
-    try:
-        if isinstance(layers, WholeModel):
-            _load_whole(layers, *read_file(folder, manifest), manifest.identity.name)
-        else:
-            load_tensors(layers, read_tensors(folder, manifest), manifest.identity.name)
-        # What changes some tokens alone may change none of the probe's.
-        alike = embeds_alike(embedding, adapted.get_input_embeddings(), len(embedding.weight))
-        if alike and torch.equal(before, probe_logits(adapted)):
-            raise NoEffect(
-                f"adapter {manifest.identity.name} changes no output of the base",
-                fix="use the base alone; if it is yours, train it again with other ranks or weights of tasks",
-            )
-    except EdgeloraError:
-        take_off(model, layers)
-        if isinstance(layers, WholeModel):
-            give_back(made)
-        raise
+    if isinstance(layers, WholeModel):
+        _load_whole(layers, *read_file(folder, manifest), manifest.identity.name)
+    else:
+        load_tensors(layers, read_tensors(folder, manifest), manifest.identity.name)
+    # What changes some tokens alone may change none of the probe's.
+    alike = embeds_alike(embedding, adapted.get_input_embeddings(), len(embedding.weight))
+    if alike and torch.equal(before, probe_logits(adapted)):
+        raise NoEffect(
+            f"adapter {manifest.identity.name} changes no output of the base",
+            fix="use the base alone; if it is yours, train it again with other ranks or weights of tasks",
+        )
     return layers
 
 

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from edgelora.capabilities import AdaptsModel, FoldsIntoModel, StockPeft
+from edgelora.engine.as_found import AsFound
 from edgelora.errors import ExportUnsupported, PlanError, PluginBug
 from edgelora.layers import FrozenEmbedding, FrozenLinear
 from edgelora.plan import Plan
 
 FROZEN = (FrozenLinear, FrozenEmbedding)
 """What an adapted layer wraps, for ``isinstance``."""
-MadeOf = Mapping[nn.Module, tuple[Mapping[str, nn.Module | None], Mapping[str, nn.Parameter | None]]]
-"""Of each module its modules and its parameters."""
 
 
 class WholeModel(Mapping[str, nn.Module]):
@@ -88,7 +87,7 @@ class WholeModel(Mapping[str, nn.Module]):
         if not isinstance(self.adapter, FoldsIntoModel):
             raise ExportUnsupported(
                 f"adapter {name} changes the model as a whole, and cannot be folded into its weights",
-                fix="apply the adapter unmerged: edgelora generate --adapter",
+                fix="apply the adapter unmerged: edgelora generate --adapter REF",
             )
         return self.adapter.folded(self.model)
 
@@ -107,18 +106,6 @@ class WholeModel(Mapping[str, nn.Module]):
         _give_children(self._adapted)
 
 
-def made_of(model: nn.Module) -> MadeOf:
-    """The modules and parameters of each of its modules, for `give_back`; they are not copied."""
-    return {module: (dict(module._modules), dict(module._parameters)) for module in model.modules()}
-
-
-def give_back(made: MadeOf) -> None:
-    """Let modules be made of what they were made of, whatever took its place."""
-    for module, (children, parameters) in made.items():
-        module._modules = dict(children)
-        module._parameters = dict(parameters)
-
-
 def adapt_whole(model: nn.Module, adapter: AdaptsModel, name: str, dtype: torch.dtype) -> WholeModel:
     """Let an adapter change a frozen model; where that fails, the model is left as it was.
 
@@ -133,16 +120,16 @@ def adapt_whole(model: nn.Module, adapter: AdaptsModel, name: str, dtype: torch.
         PluginBug: The adapter returned no module, or one in which nothing learns.
     """
     names = {module: name for name, module in model.named_modules()}
-    made = made_of(model)
+    found = AsFound(model)
     device = next(model.parameters()).device
     try:
         adapted = _adapt(model, adapter, name)
         settle_modules((each for each in adapted.modules() if each not in names), device, dtype)
     except Exception:
-        give_back(made)
+        found.give_back()
         raise
     # Not the parameters: to keep those that others replaced would double the memory of a full fine-tuning.
-    return WholeModel(adapter, adapted, names, {module: children for module, (children, _) in made.items()})
+    return WholeModel(adapter, adapted, names, found.children)
 
 
 def _adapt(model: nn.Module, adapter: AdaptsModel, name: str) -> nn.Module:

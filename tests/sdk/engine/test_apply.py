@@ -23,6 +23,7 @@ from edgelora.errors import (
     ExportUnsupported,
     FeatureRequired,
     NoEffect,
+    PlanError,
     PluginMissing,
     TargetExists,
     TensorsMismatch,
@@ -273,6 +274,37 @@ def test_a_failed_application_gives_the_model_back_unquantized(trained, tiny_bas
     with pytest.raises(NoEffect):
         apply(model, str(folder), registry)
     assert torch.equal(model(PROBE).logits, before)
+
+
+@pytest.mark.parametrize("name", ["lora", "qlora"])
+@pytest.mark.parametrize("change", ["no effect", "a tensor lost", "no such linear"])
+def test_a_refused_adapter_leaves_the_model_as_it_was_found(
+    trained, tiny_base, registry, tmp_path, name, change
+):
+    folder = copy_of(trained[name], tmp_path)
+    path = folder / "adapter_model.safetensors"
+    tensors = {n: t.zero_() if "lora_B" in n else t for n, t in load_file(path).items()}
+    if change == "a tensor lost":
+        tensors.popitem()
+    save_file(tensors, path)
+    repack(folder)
+    if change == "no such linear":
+        (component,) = read_manifest(folder / MANIFEST_NAME).components
+        targets = (*component.config["targetModules"], "model.layers.9.mlp.up_proj")
+        config = {**component.config, "targetModules": list(targets)}
+        repack(folder, components=(component.model_copy(update={"config": config}),))
+    model = AutoModelForCausalLM.from_pretrained(tiny_base).train()
+    model.model.embed_tokens.requires_grad_(False)
+    model.model.layers[0].mlp.eval()
+
+    def state():
+        modules = [(name, module, module.training) for name, module in model.named_modules()]
+        return modules, [(name, id(each), each.requires_grad) for name, each in model.named_parameters()]
+
+    before = state()
+    with pytest.raises((NoEffect, TensorsMismatch, PlanError)):
+        apply(model, str(folder), registry)
+    assert state() == before
 
 
 def test_weights_changed_after_the_check_are_refused(trained, tiny_base, registry, tmp_path, monkeypatch):

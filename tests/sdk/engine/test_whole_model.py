@@ -193,7 +193,7 @@ def test_merging_is_refused_with_the_alternative(trained, registry, tiny_base, t
         ExportUnsupported, match="changes the model as a whole, and cannot be folded"
     ) as caught:
         merge(adapted, tmp_path / "merged")
-    assert caught.value.fix == "apply the adapter unmerged: edgelora generate --adapter"
+    assert caught.value.fix == "apply the adapter unmerged: edgelora generate --adapter REF"
     assert not (tmp_path / "merged").exists()
 
 

@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 import torch
 
-from edgelora.engine.adapter_base import base_of, plan_over
-from edgelora.engine.base import load_base, load_tokenizer, locate_base
+from edgelora.engine.adapter_base import base_of, load_identified, plan_over
+from edgelora.engine.base import locate_base
 from edgelora.engine.inject import plain_linears
 from edgelora.engine.linears import freeze
 from edgelora.engine.serving.adapter_set import AdapterSet
@@ -16,9 +16,6 @@ from edgelora.engine.serving.base import ServedBase
 from edgelora.errors import PlanError
 from edgelora.layers.generate import read_head_once
 from edgelora.manifest import Base
-from edgelora.manifest.base_files import check_base_unchanged, state_of_base
-from edgelora.manifest.base_identity import identify_base
-from edgelora.manifest.base_match import check_base
 from edgelora.plan import Plan
 from edgelora.prepared import prepared_base
 from edgelora.registry import Registry
@@ -81,13 +78,10 @@ def open_base(plan: Plan, registry: Registry, device: torch.device | None = None
 def _open(plan: Plan, registry: Registry, device: torch.device | None, wanted: Base | None) -> AdapterSet:
     """`open_base`, refused where it is another base than ``wanted``."""
     place = locate_base(plan.recipe.base, plan.recipe.revision)
-    state = state_of_base(place)
-    identity = identify_base(place)
-    if wanted is not None:
-        check_base(wanted, identity, str(place))
-    model, tokenizer = load_base(plan, device), load_tokenizer(place)
-    check_base_unchanged(place, state)
+    found = load_identified(plan, place, wanted, device)
+    model = found.model.eval()
     read_head_once(model)  # for good: its generate is called by others too
     linears = {name: freeze(linear) for name, linear in plain_linears(model).items()}
-    served = ServedBase(model.eval(), tokenizer, plan, place, identity, prepared_base(place), linears)
+    record = prepared_base(place)
+    served = ServedBase(model, found.tokenizer, plan, place, found.identity, record, linears)
     return AdapterSet(served, registry)
