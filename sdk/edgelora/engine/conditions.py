@@ -51,9 +51,9 @@ def restore_conditions(stored: dict[str, Any], current: dict[str, Any]) -> None:
     for name, value in stored.items():
         if name not in TAKEN_OVER and current.get(name) != value:
             raise ResumeMismatch(
-                f"the run was started with {name} {value!r}, and now it is {current.get(name)!r}: "
+                f"the run was started with {name} {value}, and now it is {current.get(name)}: "
                 "the result would not be the one of an uninterrupted run",
-                fix=f"resume where {name} is {value!r}, or start again into another 'out'",
+                fix=f"resume where {name} is {value}, or start again into another 'out'",
             )
     torch.set_num_threads(stored["threads"])
 

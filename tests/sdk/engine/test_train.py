@@ -159,8 +159,40 @@ def test_resuming_keeps_the_threads_of_the_start(recipe, registry):
 
 def test_resuming_another_recipe_is_refused_by_name(recipe, registry):
     run(recipe(), registry)
-    with pytest.raises(ResumeMismatch, match=r"recipe\.train\.learning_rate = 0\.01, and now it is 0\.02"):
+    with pytest.raises(
+        ResumeMismatch, match=r"with train\.learning_rate: 0\.01, and now it is 0\.02\n"
+    ) as caught:
         run(recipe({"learning_rate": 0.02}), registry, resume=True)
+    assert caught.value.fix == "go back to train.learning_rate: 0.01, or start again into another 'out'"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"adapter": {"rank": 2}}, "adapter.rank: 4, and now it is 2"),
+        ({"adapter": {"rank": 4, "alpha": 8}}, "adapter.alpha: 16.0, and now it is 8.0"),
+        ({"adapter": {"rank": 4, "rank_pattern": {"q_proj": 2}}}, "adapter.rank_pattern.q_proj: unset, and"),
+        ({"derivative": "dora"}, "derivative: lora, and now it is dora"),
+        ({"evaluators": ["exact-match"]}, "evaluators.0: loss, and now it is exact-match"),
+        (
+            {"train": {"packing": True, "seed": 1}},
+            "train.packing: false, and now it is true; train.seed changed",
+        ),
+        ({"loss_combiner": "task-sum"}, "loss_combiner: sum, and now it is task-sum"),
+    ],
+)
+def test_what_differs_is_told_as_a_recipe_has_it(plan, changes, told):
+    stored = plan().as_document()
+    with pytest.raises(ResumeMismatch) as caught:
+        compare_plans(stored, plan(**changes).as_document())
+    assert caught.value.problem.startswith(f"the run was started with {told}")
+
+
+def test_another_version_of_a_plugin_is_told_by_the_part_it_has(plan):
+    stored, current = plan().as_document(), plan().as_document()
+    stored["parts"]["adapter"]["version"] = "0.0.9"
+    with pytest.raises(ResumeMismatch, match=r"started with version of adapter: 0\.0\.9, and now it is 0\."):
+        compare_plans(stored, current)
 
 
 def test_settings_that_a_stored_plan_does_not_know_had_their_defaults(plan):
@@ -170,14 +202,14 @@ def test_settings_that_a_stored_plan_does_not_know_had_their_defaults(plan):
         del stored["recipe"]["train"][name]
     del stored["recipe"]["memory_budget"]
     compare_plans(stored, current)
-    with pytest.raises(ResumeMismatch, match=r"train\.packing = False, and now it is True"):
+    with pytest.raises(ResumeMismatch, match=r"train\.packing: false, and now it is true"):
         compare_plans(stored, plan({"packing": True}).as_document())
 
 
 def test_resuming_on_other_software_is_refused_by_name(recipe, registry, monkeypatch):
     run(recipe(), registry)
     monkeypatch.setattr("torch.__version__", "9.9.9")
-    with pytest.raises(ResumeMismatch, match=r"started with torch '.*', and now it is '9\.9\.9'"):
+    with pytest.raises(ResumeMismatch, match=r"started with torch .*, and now it is 9\.9\.9:"):
         run(recipe(), registry, resume=True)
 
 
