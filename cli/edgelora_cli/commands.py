@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -43,6 +43,28 @@ class Group(click.Group):
     """A noun: its verbs take the shared flags."""
 
     command_class = Command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command named first, or say which there are."""
+        check_named(ctx, args, self.commands)
+        return super().resolve_command(ctx, args)
+
+
+def check_named(ctx: click.Context, args: list[str], commands: Collection[str]) -> None:
+    """Refuse a first argument that names no command, with the one that was probably meant, or all there are.
+
+    Raises:
+        click.UsageError: There is no such command.
+    """
+    if not args or args[0] in commands or args[0].startswith("-") or ctx.resilient_parsing:
+        return
+    import difflib
+
+    near = difflib.get_close_matches(args[0], commands, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(commands)}"
+    raise click.UsageError(f"there is no command {args[0]!r}; {hint}", ctx)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +105,8 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command named first, or say which one was probably meant."""
-        if args and args[0] not in self.entries and not args[0].startswith("-"):
-            import difflib
-
-            near = difflib.get_close_matches(args[0], self.entries, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise click.UsageError(f"there is no command {args[0]!r}{hint}", ctx)
+        """Find the command named first, or say which there are."""
+        check_named(ctx, args, self.entries)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -44,7 +44,9 @@ def by_name(adapters: Sequence[str], tasks: Sequence[str]) -> dict[str, NamedAda
         if match is None:
             raise click.UsageError(f"--adapter {text} has no name, and another one has: write NAME={text}")
         if match["name"] in references:
-            raise click.UsageError(f"two adapters are named {match['name']}")
+            raise click.UsageError(
+                f"two adapters are named {match['name']}: write --adapter OTHER-NAME={match['rest']}"
+            )
         references[match["name"]] = match["rest"]
     chosen: dict[str, str] = {}
     for text in tasks:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -223,6 +224,9 @@ def make_recipe(
     return recipe.model_copy(update={"data": sources, "out": recipe.out.expanduser()})
 
 
+_SECTIONS: dict[str, type[BaseModel]] = {"about": About, "data": DataSource, "train": TrainSettings}
+
+
 def _explain(error: ValidationError, where: str) -> tuple[str, str]:
     first = error.errors()[0]
     path = ".".join(str(step) for step in first["loc"])
@@ -233,16 +237,20 @@ def _explain(error: ValidationError, where: str) -> tuple[str, str]:
         )
     if first["type"] == "missing":
         return f"{where}: {path!r} is missing", f"add a line '{path}: ...'"
+    given = first["input"]
     if first["type"] == "tuple_type":
-        return f"{where}: {path} is a list, not {first['input']!r}", f"put it in brackets: '{path}: [...]'"
+        listed = yaml.safe_dump([given], default_flow_style=True, width=1000).strip()
+        return f"{where}: {path} is a list, not {given!r}", f"put it in brackets: '{path}: {listed}'"
+    if first["type"] == "model_type" and (section := _SECTIONS.get(str(first["loc"][0]))):
+        keys = ", ".join(section.model_fields)
+        return f"{where}: {path} has no keys (got {given!r})", f"write some of them: {keys}"
     # What a validator of ours says is a sentence already; pydantic puts "Value error, " before it.
     said = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
-    return f"{where}: {path or 'the recipe'}: {said} (got {first['input']!r})", f"correct {path}"
+    return f"{where}: {path or 'the recipe'}: {said} (got {given!r})", f"correct {path}"
 
 
 def _nearest(key: str, parents: tuple[Any, ...]) -> str:
-    sections: dict[str, type[BaseModel]] = {"about": About, "data": DataSource, "train": TrainSettings}
-    section = sections.get(str(parents[0]), Recipe) if parents else Recipe
+    section = _SECTIONS.get(str(parents[0]), Recipe) if parents else Recipe
     near = difflib.get_close_matches(key, section.model_fields, n=1)
     known = ", ".join(section.model_fields)
     return f"did you mean {near[0]!r}?" if near else f"use one of: {known}"

@@ -27,7 +27,10 @@ def test_an_adapter_is_exported_for_peft(edgelora, adapter):
 def test_an_unknown_format_names_the_one_that_was_meant(edgelora, adapter):
     ran = edgelora("export", "pefd", adapter, "--out", "out")
     assert ran.exit_code == 2
-    assert "peft" in ran.err
+    assert "did you mean 'peft'?" in ran.err
+    ran = edgelora("export", "onnx", adapter, "--out", "out")
+    assert ran.exit_code == 2
+    assert "there is no command 'onnx'; there are: peft, gguf, base\n  fix: see edgelora export" in ran.err
 
 
 def test_what_is_no_adapter_is_told_apart(edgelora):

@@ -93,7 +93,10 @@ def test_a_folder_that_is_there_is_no_name(ask, adapters):
     [
         (["--adapter", "x", "--adapter", "y", "hi"], "several adapters need names"),
         (["--adapter", "a=x", "--adapter", "y", "hi"], "write NAME=y"),
-        (["--adapter", "a=x", "--adapter", "a=y", "hi"], "two adapters are named a"),
+        (
+            ["--adapter", "a=x", "--adapter", "a=y", "hi"],
+            "two adapters are named a: write --adapter OTHER-NAME=y",
+        ),
         (["--adapter", "a=x", "--task", "b=first", "hi"], "names no adapter"),
         (["--adapter", "a=x", "--task", "first", "hi"], "names no adapter"),
         (["--adapter", "x", "--task", "a", "--task", "b", "hi"], "several tasks need named adapters"),

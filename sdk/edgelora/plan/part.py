@@ -155,7 +155,9 @@ def _explain(error: ValidationError, model: type[Options], name: str) -> tuple[s
     allowed = [value for each in same if each["type"] == "literal_error" for value in _expected(each)]
     near = difflib.get_close_matches(str(given), allowed, n=1)
     described = model.model_fields[option].description if option in model.model_fields else None
-    hint = f"did you mean {near[0]!r}?" if near else f"change {option or 'the options'}"
+    is_listed = isinstance(given, str) and any(each["type"] == "list_type" for each in same)
+    otherwise = f"write {option}: [{given}]" if is_listed else f"change {option or 'the options'}"
+    hint = f"did you mean {near[0]!r}?" if near else otherwise
     return (
         f"{option or 'the options'} is {given!r}: {'; or '.join(reasons)}",
         hint + (f" ({described})" if described else ""),
