@@ -13,7 +13,7 @@ import torch
 from edgelora.engine.inject import replace_module
 from edgelora.engine.serving.base import ServedBase
 from edgelora.engine.serving.factors import read_factors
-from edgelora.errors import AdapterNotFound, PlanError
+from edgelora.errors import AdapterNotFound, PlanError, WrongBase
 from edgelora.layers.generate import continue_rows
 from edgelora.layers.rows import Assignment, Place, assign_rows, every_row
 from edgelora.layers.segmented import RowChoice, SegmentedLinear
@@ -118,7 +118,7 @@ class AdapterSet:
             EdgeloraError: It is not sound, or not signed by whom the trust policy asks for.
         """
         self._check_free(name)
-        adapter, factors = self._read(reference, task)
+        adapter, factors = self._read(name, reference, task)
         with self._turn:
             self._check_free(name)
             self._put(name, adapter, factors)
@@ -134,7 +134,7 @@ class AdapterSet:
             EdgeloraError: What `add` raises.
         """
         _ = self[name]
-        adapter, factors = self._read(reference, task)
+        adapter, factors = self._read(name, reference, task)
         with self._turn:
             _ = self[name]
             self._put(name, adapter, factors)
@@ -229,10 +229,18 @@ class AdapterSet:
                 fix="give this one another name, or replace that one: replace(name, reference)",
             )
 
-    def _read(self, reference: str, task: str | None) -> tuple[ServedAdapter, dict[str, Factors]]:
+    def _read(self, name: str, reference: str, task: str | None) -> tuple[ServedAdapter, dict[str, Factors]]:
         folder = locate_adapter(reference)
         manifest, weights = trusted_weights(folder)
-        plan = self.base.plan_for(manifest, self.registry)
+        try:
+            plan = self.base.plan_for(manifest, self.registry)
+        except WrongBase as error:
+            others = [f"{other!r} of {each.manifest.base.repo}" for other, each in self._adapters.items()]
+            raise WrongBase(
+                f"adapter {name!r} ({reference}) is of {manifest.base.repo}, and loaded here is "
+                f"{', '.join(others) or self.base.place}: {error.problem}",
+                fix="load adapters of one base together, and this one apart",
+            ) from error
         factors = read_factors(manifest, weights, plan, self.base, task=task)
         ranks = {site: len(each.A) for site, each in factors.items()}
         numbers = sum(each.A.numel() + each.B.numel() for each in factors.values())

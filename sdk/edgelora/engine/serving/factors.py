@@ -100,7 +100,7 @@ def _of_layers(
         raise _alone(name, "it adapts the model as a whole")
     train = plan.recipe.train.model_copy(update={"fused": False})
     plan = dataclasses.replace(plan, recipe=plan.recipe.model_copy(update={"train": train}))
-    past = past_to_load(manifest.components[0].config, base.linears)
+    past, part = past_to_load(manifest.components[0].config, base.linears), plan.parts["adapter"].name
     layers = inject(_beside(base.linears), plan, adapter, past=past)
     load_tensors(layers, tensors, name)
     for layer in layers.values():
@@ -110,7 +110,7 @@ def _of_layers(
         if isinstance(layer, CrossSite):
             raise _alone(name, f"its layer at {site} reads the inputs of other linears")
         if not (isinstance(layer, LowRank) and isinstance(layer, Additive) and factors_are_exact(layer)):
-            raise _alone(name, f"what it computes at {site} is no low-rank product ({type(layer).__name__})")
+            raise _alone(name, f"what it computes at {site} is no low-rank product ({part})")
     found = {site: layer.factors() for site, layer in layers.items()}
     return {site: Factors(A, B, float(scaling)) for site, (A, B, scaling) in found.items()}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from adapter_folders import repack
 from safetensors.torch import load_file, save_file
-from tiny_models import save_llama, save_tokenizer
+from tiny_models import save_llama, save_tokenizer, write_rows
 
 from edgelora.engine.serving import load_adapters, open_base
 from edgelora.errors import (
@@ -23,6 +23,7 @@ from edgelora.errors import (
 from edgelora.layers.segmented import SegmentedLinear
 from edgelora.plan import make_plan
 from edgelora.recipe import make_recipe
+from edgelora.run import run
 
 PROBE = torch.arange(24).view(3, 8)
 
@@ -130,7 +131,7 @@ def test_an_adapter_in_use_is_not_removed(adapters):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("dora", r"q_proj is no low-rank product \(DoraLinear\)"),
+        ("dora", r"q_proj is no low-rank product \(dora\)"),
         ("embedding", r"the embedding model\.embed_tokens, and only linears tell rows apart"),
     ],
 )
@@ -160,6 +161,21 @@ def test_another_base_is_refused(served, registry, tmp_path):
     plan = make_plan(make_recipe({"base": str(tmp_path)}), registry)
     with pytest.raises(WrongBase, match="weight set"):
         open_base(plan, registry).add("lora", served("lora"))
+
+
+def test_adapters_of_two_bases_are_told_apart(served, tiny_base, registry, tmp_path):
+    other = {"base": str(tmp_path / "other-base"), "out": str(tmp_path / "run"), "evaluators": []}
+    save_tokenizer(tmp_path / "other-base")
+    save_llama(tmp_path / "other-base", seed=1)
+    rows = write_rows(tmp_path / "rows.jsonl", 8)
+    train = {"max_steps": 1, "learning_rate": 2e-2, "threads": 1}
+    document = {"derivative": "lora", "data": [{"path": str(rows)}], "train": train, **other}
+    folder = str(run(make_recipe(document), registry).folder)
+    told = f"adapter 'b' ({folder}) is of other-base, and loaded here is 'a' of {tiny_base.name}: the adapter"
+    with pytest.raises(WrongBase) as caught:
+        load_adapters({"a": served("lora"), "b": folder}, registry, base=str(tiny_base))
+    assert caught.value.problem.startswith(told)
+    assert caught.value.fix == "load adapters of one base together, and this one apart"
 
 
 @pytest.mark.parametrize("quantizer", ["none", "fp4", {"name": "nf4", "block_size": 128}])
