@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgelora.capabilities import ABILITIES
 from edgelora.registry import Registry
 from edgelora_cli.commands import Group
 from edgelora_cli.console import emit, style, table, warn
@@ -61,9 +63,10 @@ def list_command() -> None:
 )
 @click.argument("name")
 def show(name: str) -> None:
-    """Show a plugin, or one part: its derivatives, its parts, and every option with its default."""
+    """Show a plugin, or one part: its derivatives, its parts, what they can do, and each option's default."""
     plugin = plugin_or_part(name)
-    emit(_document(plugin) | {"options": _schemas(plugin)}, _describe(plugin))
+    document = _document(plugin) | {"abilities": _meanings(plugin), "options": _schemas(plugin)}
+    emit(document, _describe(plugin))
 
 
 plugins.add_command(new)
@@ -102,6 +105,8 @@ def _document(plugin: PluginStatus) -> dict[str, Any]:
                 "summary": part.part.summary,
                 "paper": part.part.paper,
                 "abilities": list(part.part.abilities),
+                "needs": dict(part.part.needs),
+                "refuses": dict(part.part.refuses),
                 "unusable": part.part.unusable,
             }
             for part in plugin.parts
@@ -124,6 +129,15 @@ def _schemas(plugin: PluginStatus) -> dict[str, Any]:
     return {f"{part.kind}:{part.part.name}": options_model(part).model_json_schema() for part in plugin.parts}
 
 
+def _meanings(plugin: PluginStatus) -> dict[str, str]:
+    """What the abilities are that its parts name, in one line each."""
+    named: set[str] = set()
+    for each in plugin.parts:
+        named |= {*each.part.abilities, *each.part.needs, *each.part.refuses}
+    told = {name: inspect.getdoc(kind) or "" for name, kind in ABILITIES.items() if name in named}
+    return {name: text.partition("\n")[0] for name, text in told.items()}
+
+
 def _describe(plugin: PluginStatus) -> str:
     from edgelora.plan.options import options_model
 
@@ -139,7 +153,13 @@ def _describe(plugin: PluginStatus) -> str:
         part = found.part
         lines += ["", _title(_words(found), part.name, part.summary, part.paper)]
         lines += [f"  cannot be used: {part.unusable}"] if part.unusable else []
+        lines += [f"  is {', '.join(part.abilities)}"] if part.abilities else []
+        lines += [f"  needs an adapter that is {ability}: {why}" for ability, why in part.needs.items()]
+        lines += [f"  refuses {what}: {why}" for what, why in part.refuses.items()]
         lines += [f"  {line}" for line in _option_lines(options_model(found))]
+    if meanings := _meanings(plugin):
+        lines += ["", style("abilities", bold=True)]
+        lines += [f"  {name}: {meaning}" for name, meaning in meanings.items()]
     return "\n".join(lines)
 
 

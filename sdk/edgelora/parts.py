@@ -36,7 +36,8 @@ class Part:
         paper: Where it was published: ``"arXiv:2106.09685"``; empty when it was not.
         abilities: Names of the capability protocols its objects will have (``"LowRank"``), so that a plan can
             refuse a combination before torch is imported. The conformance kit compares them with the objects.
-        refuses: Parts it cannot work with, as ``"kind:name" -> reason``.
+        refuses: What it cannot work with, as ``"kind:name" -> reason`` for a part, and as
+            ``"AdaptsModel" -> reason`` for every part of that ability.
         qualified_only: Found as ``"plugin:name"`` alone: of many parts that a plugin offers under names which
             are not its own choice, so that none makes another plugin's bare name ambiguous.
         unusable: Why every plan refuses it, in one line; empty where it does not. A plugin that offers all of

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
     from edgelora.layers import FrozenLinear
 
+PRODUCTS_OF_PEFT = frozenset({"ADALORA", "LOHA", "LOKR", "LORA", "VERA"})
+"""PEFT's types whose adapters are low-rank products, which ``edgelora adopt`` makes of them."""
+
 
 @runtime_checkable
 class StockPeft(Protocol):

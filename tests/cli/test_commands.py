@@ -37,6 +37,19 @@ def test_plugins_show_lists_every_option_with_its_default(edgelora):
     assert "block_size = 64" in ran.out and "arXiv:2305.14314" in ran.out
 
 
+def test_plugins_show_tells_what_parts_can_do_under_the_names_that_fixes_use(edgelora):
+    shown = edgelora("plugins", "show", "clora")
+    assert "  is Additive, LowRank, HasAuxLosses, HasPast\n" in shown.out
+    assert "  refuses AdaptsModel: it sets layers back" in shown.out
+    assert "  HasPast: Goes on from adapters that came before" in shown.out
+    document = edgelora("plugins", "show", "adalora", "--json").document
+    assert document["abilities"]["Prunable"] == "Its rank components can be switched off one by one."
+    assert {"Prunable": "it switches rank components off one by one"} in [
+        p["needs"] for p in document["parts"]
+    ]
+    assert "needs an adapter that is Prunable: it" in edgelora("plugins", "show", "adalora").out
+
+
 def test_plugins_show_of_a_plugin_with_a_wrong_options_target_names_the_plugin(edgelora, environment):
     offer = "[Part(name='odd', target='a:b', options='edgelora.options:BlockwiseOption')]"
     environment.install_module("odd", f"@hookimpl\ndef edgelora_quantizers(): return {offer}")

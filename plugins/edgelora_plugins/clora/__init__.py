@@ -36,6 +36,7 @@ def edgelora_evaluators() -> Iterable[Part]:
         target="edgelora_plugins.clora.metrics:Forgetting",
         options="edgelora_plugins.clora.options:ForgettingOptions",
         summary="questions of earlier tasks that were answered before training and are not any more",
+        refuses={"AdaptsModel": "it sets layers back to where training began, and such an adapter has none"},
         kit={"options": {"tasks": ["first", "second"], "samples": 2, "max_new_tokens": 2}},
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from edgelora import AdapterOptions
-from edgelora.errors import CombinationError, PlanError
+from edgelora.errors import PlanError
 from edgelora.options import AnswerOptions
 
 if TYPE_CHECKING:
@@ -49,15 +49,7 @@ class ForgettingOptions(AnswerOptions):
         return [task for task in plan.tasks if task not in trained]
 
     def check(self, plan: Plan) -> None:
-        """Refuse to measure what there are no rows of, and adapters that cannot be set back."""
-        adapter = plan.parts["adapter"]
-        if "AdaptsModel" in adapter.part.abilities:
-            raise CombinationError(
-                f"forgetting sets every layer back to where training began, and adapter {adapter.name!r} "
-                "changes the model as a whole",
-                fix="choose an adapter that wraps sites, or leave forgetting out of evaluators; "
-                "see: edgelora plugins list",
-            )
+        """Refuse to measure what there are no rows of."""
         unknown = set(self.chosen(plan)) - set(plan.tasks)
         if unknown or not self.chosen(plan):
             told = (

@@ -34,6 +34,7 @@ def edgelora_rank_schedulers() -> Iterable[Part]:
         options="edgelora_plugins.yugopuspito2024.options:ImportanceOptions",
         summary="weighs each layer's learning rate by the size of its gradients (Algorithm 4)",
         paper=PAPER,
+        refuses={"AdaptsModel": "it weighs layers against each other, and such an adapter has none"},
     )
 
 

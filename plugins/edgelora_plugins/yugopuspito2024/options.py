@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from edgelora import Options
-from edgelora.errors import CombinationError, PlanError
+from edgelora.errors import PlanError
 
 if TYPE_CHECKING:
     from edgelora.plan import Plan
@@ -37,17 +37,6 @@ class ImportanceOptions(Options):
         description="What a layer's gradient counts for: magnitude is the mean of its absolute values; "
         "relative is that over its mean among all layers, so that weights stay around 1.",
     )
-
-    def check(self, plan: Plan) -> None:
-        """Refuse an adapter that has no layers to weigh."""
-        adapter = plan.parts["adapter"]
-        if "AdaptsModel" in adapter.part.abilities:
-            raise CombinationError(
-                f"gradient-importance weighs layers against each other, and adapter {adapter.name!r} changes "
-                "the model as a whole",
-                fix="choose an adapter that wraps sites, or leave rank_scheduler out; "
-                "see: edgelora plugins list",
-            )
 
 
 class AccuracyOptions(Options):

@@ -10,6 +10,7 @@ from edgelora.capabilities import WrapsEmbeddings
 from edgelora.errors import PlanError
 from edgelora.layers import FrozenEmbedding
 from edgelora.plan import Plan
+from edgelora.plan.able import adapter_that_is
 
 
 def embeddings_for(adapter: object, model: nn.Module, plan: Plan) -> dict[str, nn.Embedding]:
@@ -27,7 +28,7 @@ def embeddings_for(adapter: object, model: nn.Module, plan: Plan) -> dict[str, n
             raise PlanError(
                 f"target_modules names the embedding {name}, and adapter {plan.parts['adapter'].name!r} "
                 "wraps linears only",
-                fix=f"leave {name} out, or choose an adapter that is WrapsEmbeddings: edgelora plugins list",
+                fix=f"leave {name} out, or choose {adapter_that_is(WrapsEmbeddings.__name__)}",
             )
     return {}
 

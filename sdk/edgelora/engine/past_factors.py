@@ -111,7 +111,7 @@ def _product(layer: Any, where: str) -> Factors:
     A, B, scaling = layer.factors()
     if not A.is_meta and not factors_are_exact(layer):
         raise CombinationError(
-            f"the factors of {where}, a {type(layer).__name__}, are not what it computes",
+            f"the factors of {where} ({type(layer).__name__}) are not what it computes",
             fix="leave it out of 'past', and tell its author: factors() must be what forward computes",
         )
     device = A.device if A.is_meta else torch.device("cpu")

@@ -8,6 +8,7 @@ from torch import nn
 
 from edgelora.capabilities import Nested
 from edgelora.errors import PlanError
+from edgelora.plan.able import adapter_that_is
 
 
 def set_rank(layers: Mapping[str, nn.Module], rank: int, adapter: str) -> None:
@@ -27,7 +28,7 @@ def set_rank(layers: Mapping[str, nn.Module], rank: int, adapter: str) -> None:
     if not nested or len(nested) < len(layers):
         raise PlanError(
             f"adapter {adapter} works at the rank it was trained at, and at no other",
-            fix="leave --rank out, or train with an adapter that is Nested; see: edgelora plugins list",
+            fix=f"leave --rank out, or train again with {adapter_that_is(Nested.__name__)}",
         )
     largest = max(layer.max_rank for layer in nested)
     if not 1 <= rank <= largest:

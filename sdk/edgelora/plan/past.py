@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from edgelora.bases import base_folder
 from edgelora.capabilities import HasPast, LowRank, TaskAware
@@ -27,6 +26,7 @@ from edgelora.manifest.base_match import check_base
 from edgelora.manifest.lora_shapes import is_plain_lora
 from edgelora.manifest.requirements import only_component
 from edgelora.parts import Kind
+from edgelora.plan.able import adapter_that_is, have_factors, is_folded
 from edgelora.plan.part import PlannedPart
 from edgelora.plan.prepared import in_words, stored_form
 from edgelora.plan.stated import part_from_document
@@ -81,6 +81,7 @@ def find_past(
 
     Raises:
         CombinationError: The plan's adapter goes on from none, or the change of one is no low-rank product.
+        TensorsMismatch: One does not say which linears it adapts.
         PlanError: Two of them have a third in common.
         WrongBase: One was trained on another base, as far as can be told without reading weights, or over
             another quantizer.
@@ -94,8 +95,7 @@ def find_past(
         raise CombinationError(
             f"adapter {adapter.name!r} does not go on from earlier adapters, and 'past' names "
             f"{recipe.past[0]!r}",
-            fix=f"choose an adapter that is {HasPast.__name__}, or leave 'past' out; "
-            "see: edgelora plugins list",
+            fix=f"choose {adapter_that_is(HasPast.__name__, registry)}, or leave 'past' out",
         )
     found = _each_once([_find(reference, registry) for reference in recipe.past])
     for past in found:
@@ -121,31 +121,35 @@ def _find(reference: str, registry: Registry) -> PastAdapter:
         raise FeatureRequired(
             f"{reference} of 'past': {error.problem}", fix=f"leave it out of 'past', or {error.fix}"
         ) from error
+    part = None
+    if not is_plain_lora(component):
+        document = component.parts["adapter"].model_dump()
+        part = part_from_document("adapter", document, registry)
+        _check_is_product(reference, part, component, registry)
     if "targetModules" not in component.config:
         raise TensorsMismatch(
             f"the manifest of {reference} of 'past' does not say which linears it adapts",
             fix="leave it out of 'past', or ask its publisher to pack it again",
         )
-    part = None
-    if not is_plain_lora(component):
-        document = component.parts["adapter"].model_dump()
-        part = part_from_document("adapter", document, registry)
-        _check_is_product(reference, part, component.config)
     return PastAdapter(reference, found.folder, found.digest, found.manifest, part)
 
 
-def _check_is_product(reference: str, part: PlannedPart, config: Mapping[str, Any]) -> None:
-    abilities = part.part.abilities
-    reason = None
+def _check_is_product(reference: str, part: PlannedPart, component: Component, registry: Registry) -> None:
+    abilities, tasks = part.part.abilities, component.config.get("taskNames", ())
+    merge = f"edgelora merge --adapter {reference} --out DIR"
     if LowRank.__name__ not in abilities:
-        reason = f"is of {part.name!r}, whose change is no low-rank product"
-    elif TaskAware.__name__ in abilities and len(config.get("taskNames", ())) > 1:
-        reason = f"makes another change for each of {', '.join(config['taskNames'])}"
-    if reason is not None:
-        raise CombinationError(
-            f"{reference} of 'past' {reason}",
-            fix="merge it, and take the merged model as the base: edgelora merge",
-        )
+        reason = f"is of {part.name!r}, whose change is no low-rank product: it has no factors to go on from"
+    elif TaskAware.__name__ in abilities and len(tasks) > 1:
+        reason = f"makes another change for each of {', '.join(tasks)}"
+        merge += f" --task {' | '.join(tasks)}"
+    else:
+        return
+    raise CombinationError(
+        f"{reference} of 'past' {reason}",
+        fix=f"merge it, and take the merged model as the base: {merge}"
+        if is_folded(abilities)
+        else f"leave it out of 'past', or {have_factors(reference, component, registry)}",
+    )
 
 
 def _each_once(found: list[PastAdapter]) -> tuple[PastAdapter, ...]:

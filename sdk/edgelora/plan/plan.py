@@ -11,6 +11,7 @@ from typing import Any
 from edgelora.bases import prepared_at
 from edgelora.errors import CombinationError, PlanError
 from edgelora.parts import Kind
+from edgelora.plan.able import adapter_that_is
 from edgelora.plan.choice import choose_evaluators, choose_part
 from edgelora.plan.on_base import check_embeddings, names_not_found
 from edgelora.plan.part import PlannedPart
@@ -122,7 +123,7 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
         check_source_is_known(recipe, record, parts["adapter"])
     evaluators = choose_evaluators(recipe, origin, registry)
     _check_combination((*parts.values(), *evaluators))
-    _check_needs(parts["adapter"], (*parts.values(), *evaluators))
+    _check_needs(parts["adapter"], (*parts.values(), *evaluators), registry)
     past = find_past(recipe, parts, record, registry)
     plan = Plan(
         recipe=recipe,
@@ -161,7 +162,7 @@ def plan_from_document(document: Mapping[str, Any], registry: Registry) -> Plan:
             fix="write it with Plan.as_document, or make the plan from its recipe again",
         ) from error
     _check_combination((*parts.values(), *evaluators))
-    _check_needs(parts["adapter"], (*parts.values(), *evaluators))
+    _check_needs(parts["adapter"], (*parts.values(), *evaluators), registry)
     past = find_past(recipe, parts, prepared_at(recipe.base), registry)
     if [each.digest for each in past] != document.get("past", []):
         raise PlanError(
@@ -191,23 +192,24 @@ def _check_usable(parts: Iterable[PlannedPart]) -> None:
 
 def _check_combination(parts: Iterable[PlannedPart]) -> None:
     for part, other in itertools.permutations(parts, 2):
-        for refused in (f"{other.kind}:{other.name}", f"{other.kind}:{other.plugin}:{other.name}"):
-            if refused in part.part.refuses:
+        names = (f"{other.kind}:{other.name}", f"{other.kind}:{other.plugin}:{other.name}")
+        for refused, reason in part.part.refuses.items():
+            if refused in (*names, *other.part.abilities):
+                is_able = "" if refused in names else f", which is {refused}"
                 raise CombinationError(
-                    f"{_words(part)} cannot work with {_words(other)}: {part.part.refuses[refused]}",
+                    f"{_words(part)} cannot work with {_words(other)}{is_able}: {reason}",
                     fix=f"choose another {_kind(other)}, or another {_kind(part)}; "
                     "see: edgelora plugins list",
                 )
 
 
-def _check_needs(adapter: PlannedPart, parts: Iterable[PlannedPart]) -> None:
+def _check_needs(adapter: PlannedPart, parts: Iterable[PlannedPart], registry: Registry) -> None:
     for part in parts:
         for ability, reason in part.part.needs.items():
             if ability not in adapter.part.abilities:
                 raise CombinationError(
                     f"{_words(part)} cannot work with {_words(adapter)}, which is not {ability}: {reason}",
-                    fix=f"choose an adapter that is {ability}, or another {_kind(part)}; "
-                    "see: edgelora plugins list",
+                    fix=f"choose {adapter_that_is(ability, registry)}, or another {_kind(part)}",
                 )
 
 

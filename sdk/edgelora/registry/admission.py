@@ -130,10 +130,10 @@ def _check_part(part: Part, where: str) -> None:
             )
     for refused in part.refuses:
         kind, _, name = str(refused).partition(":")
-        if kind not in KINDS or not name:
+        if refused not in ABILITIES and (kind not in KINDS or not name):
             raise PluginRefused(
-                f"{where}: refuses {refused!r}, which is not of the form 'kind:name'",
-                "write it as in 'quantizer:nf4'",
+                f"{where}: refuses {refused!r}, which is not of the form 'kind:name', and no ability",
+                f"write it as in 'quantizer:nf4', or one of {', '.join(ABILITIES)}",
             )
 
 

@@ -134,7 +134,7 @@ class PartConformance(PluginConformance):
             skip("it refuses and needs nothing")
         unknown = [name for name in part.needs if name not in ABILITIES]
         require(not unknown, f"needs names {unknown}, which are no abilities; use {', '.join(ABILITIES)}")
-        kinds = [name for name in part.refuses if name.partition(":")[0] not in KINDS]
-        require(not kinds, f"refuses names {kinds}; write them as 'kind:name'")
+        kinds = [name for name in part.refuses if name.partition(":")[0] not in (*KINDS, *ABILITIES)]
+        require(not kinds, f"refuses names {kinds}; write them as 'kind:name', or an ability")
         silent = [name for name, why in {**part.refuses, **part.needs}.items() if not is_one_line(why)]
         require(not silent, f"write the reason for {', '.join(silent)}, in one line")

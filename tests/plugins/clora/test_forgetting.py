@@ -120,5 +120,7 @@ def test_a_plan_without_an_earlier_task_is_refused():
 
 def test_an_adapter_of_the_whole_model_is_refused_for_it_has_no_layers_to_set_back():
     data = [{"path": "new.jsonl"}, {"path": "o", "task": "old", "held_out": 1}]
-    with pytest.raises(CombinationError, match="adapter 'weights' changes the model as a whole"):
+    with pytest.raises(
+        CombinationError, match="adapter 'weights', which is AdaptsModel: it sets layers back"
+    ):
         plan_with(data, adapter="full:weights")

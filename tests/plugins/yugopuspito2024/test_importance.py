@@ -183,5 +183,5 @@ def test_a_derivative_names_it():
 
 def test_an_adapter_of_the_whole_model_is_refused_for_it_has_no_layers_to_weigh():
     document = {"base": "micro", "data": [{"path": "rows.jsonl"}], "rank_scheduler": "gradient-importance"}
-    with pytest.raises(CombinationError, match="adapter 'weights' changes the model as a whole"):
+    with pytest.raises(CombinationError, match="adapter 'weights', which is AdaptsModel: it weighs layers"):
         make_plan(make_recipe(document | {"adapter": "full:weights"}), Registry.discover())

@@ -61,7 +61,9 @@ def test_an_adapter_of_linears_alone_refuses_an_embedding(plan):
     the_plan = plan(derivative="dora", adapter=BOTH)
     with pytest.raises(PlanError, match="and adapter 'dora' wraps linears only") as caught:
         inject(load_base(the_plan), the_plan)
-    assert f"the embedding {EMBEDDING}," in caught.value.problem and "WrapsEmbeddings" in caught.value.fix
+    assert (
+        f"the embedding {EMBEDDING}," in caught.value.problem and "WrapsEmbeddings (lora" in caught.value.fix
+    )
 
 
 def test_an_embedding_that_is_more_than_a_lookup_is_refused(plan):

@@ -198,24 +198,37 @@ def test_an_adapter_without_the_ability_is_refused(train, tiny_base, rows, regis
     first = train(**EARLIER["lora"])
     with pytest.raises(CombinationError, match="'lora' does not go on from earlier adapters") as caught:
         make_plan(next_recipe([first], tiny_base, rows, tmp_path, derivative="lora"), registry)
-    assert "HasPast" in caught.value.fix
+    assert caught.value.fix == "choose an adapter that is HasPast (clora), or leave 'past' out"
 
 
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
         ({"derivative": "dora", "adapter": {"rank": 4}}, "is of 'dora', whose change is no low-rank product"),
+        ({"derivative": "full"}, "is of 'weights', whose change is no low-rank product: it has no factors"),
         ({"derivative": "mtlora", "tasks": True}, "makes another change for each of first, second"),
+        ({"derivative": "bottleneck"}, "is of 'bottleneck', whose change is no low-rank product"),
+        ({"derivative": "peft:ia3"}, "is of 'ia3', whose change is no low-rank product"),
+        ({"derivative": "peft:lora"}, "is of 'lora', whose change is no low-rank product"),
     ],
 )
-def test_what_is_no_one_product_is_refused(train, tiny_base, rows, registry, tmp_path, changes, problem):
+def test_what_is_no_one_product_is_refused_with_what_can_be_done(
+    train, tiny_base, rows, registry, tmp_path, changes, problem
+):
     if changes.pop("tasks", False):
         data = [{"path": str(rows), "task": task} for task in ("first", "second")]
         changes = changes | {"data": data, "adapter": {"rank": 2, "task_rank": 2}}
     first = train(**changes)
     with pytest.raises(CombinationError, match=problem) as caught:
         make_plan(next_recipe([first], tiny_base, rows, tmp_path), registry)
-    assert "edgelora merge" in caught.value.fix
+    fix = caught.value.fix
+    if changes["derivative"] in ("bottleneck", "peft:ia3"):
+        assert "or train again with an adapter that is LowRank (" in fix and "merge" not in fix
+    elif changes["derivative"] == "peft:lora":
+        assert f"edgelora export peft {first} --out DIR, then edgelora adopt DIR" in fix
+    else:
+        assert f"edgelora merge --adapter {first} --out DIR" in fix
+        assert fix.endswith(" --task first | second") == (changes["derivative"] == "mtlora")
 
 
 @pytest.mark.parametrize(
@@ -328,8 +341,9 @@ def test_an_interrupted_run_resumes_to_the_same_bytes_with_the_same_past(
     with pytest.raises(Interrupted):
         run(stopped, registry, reporter=StopAt())
     other = next_recipe([train(**EARLIER["rslora"])], tiny_base, rows, tmp_path / "stopped", **changes)
-    with pytest.raises(ResumeMismatch, match="started with past"):
+    with pytest.raises(ResumeMismatch, match=f"started with past: {first}, and now it is /") as caught:
         run(other, registry, resume=True)
+    assert "sha256" not in str(caught.value)
     # Where it lies is free to change.
     moved = shutil.move(first, tmp_path / "moved")
     again = run(next_recipe([moved], tiny_base, rows, tmp_path / "stopped", **changes), registry, resume=True)

@@ -245,6 +245,16 @@ def test_a_value_out_of_range_comes_with_the_range() -> None:
     )
 
 
+def test_a_value_that_should_be_a_list_comes_with_how_to_write_one() -> None:
+    assert_error(
+        OptionsError,
+        "target_modules is 'q_proj': ",
+        "write target_modules: [q_proj]",
+        derivative="plain",
+        adapter={"target_modules": "q_proj"},
+    )
+
+
 def test_a_missing_option_comes_with_how_to_write_it() -> None:
     class Needy(Options):
         folder: str
@@ -270,6 +280,44 @@ def test_a_part_that_refuses_another_is_refused_with_the_reason() -> None:
         quantizer="two-bit",
     )
     assert plan_of(derivative="plain", adapter="picky", quantizer="four-bit").parts["adapter"].name == "picky"
+
+
+def test_a_refusal_may_name_an_ability() -> None:
+    shy = plugin(
+        rank_schedulers=(Part(name="shy", target="a:b", refuses={"AdaptsModel": "it weighs layers"}),),
+        adapters=(Part(name="prompt", target="a:b", abilities=("AdaptsModel",)),),
+    )
+    registry = registry_of(shy=shy)
+    assert plan_of(registry, derivative="plain", rank_scheduler="shy").parts["adapter"].name == "low-rank"
+    problem = "rank scheduler 'shy' cannot work with adapter 'prompt', which is AdaptsModel: it weighs layers"
+    with pytest.raises(CombinationError, match=problem) as caught:
+        plan_of(registry, derivative="plain", adapter="prompt", rank_scheduler="shy")
+    assert caught.value.fix.startswith("choose another adapter, or another rank scheduler")
+
+
+def test_an_ability_that_is_asked_for_comes_with_the_parts_that_have_it() -> None:
+    def nested(*names: str, **more: Any) -> tuple[Part, ...]:
+        return tuple(
+            Part(name=name, target="a:b", options=AdapterOptions, abilities=("Nested",), **more)
+            for name in names
+        )
+
+    asking = plugin(rank_schedulers=(Part(name="asking", target="a:b", needs={"Nested": "it cuts"}),))
+    problem = "cannot work with adapter 'low-rank', which is not Nested: it cuts"
+    for offers, names in (
+        ({}, "none is installed"),
+        ({"one": plugin(adapters=nested("dolls", "gone", unusable="it asks"))}, "none is installed"),
+        ({"one": plugin(adapters=nested("dolls", "rings"))}, "dolls, rings"),
+        (
+            {"one": plugin(adapters=nested("dolls")), "two": plugin(adapters=nested("dolls"))},
+            "one:dolls, two:dolls",
+        ),
+        ({"one": plugin(adapters=nested("dolls", qualified_only=True))}, "one:dolls"),
+    ):
+        with pytest.raises(CombinationError, match=problem) as caught:
+            plan_of(registry_of(asking=asking, **offers), derivative="plain", rank_scheduler="asking")
+        asked = f"choose an adapter that is Nested ({names}), or another rank scheduler"
+        assert caught.value.fix == asked
 
 
 def test_a_refusal_may_name_one_plugins_part_only() -> None:

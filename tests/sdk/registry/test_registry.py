@@ -214,6 +214,7 @@ def test_a_plugin_may_be_an_object() -> None:
         ("[Part(name='a', target='a:b')] * 2", "offers two adapters 'a'", "another name"),
         ("[Part(name='a', target='a:b', abilities=('Lowrank',))]", "no ability 'Lowrank'", "'LowRank'"),
         ("[Part(name='a', target='a:b', refuses={'nf4': 'no'})]", "'nf4', which is not of", "quantizer:nf4"),
+        ("[Part(name='a', target='a:b', refuses={'Lowrank': 'no'})]", "and no ability", "LowRank"),
     ],
 )
 def test_a_malformed_part_breaks_its_plugin(
