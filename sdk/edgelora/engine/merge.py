@@ -133,17 +133,18 @@ def merge(
 def _fold(adapted: Adapted, dtype: torch.dtype) -> None:
     model = adapted.model
     biased = any(isinstance(layer, MergesBias) for layer in adapted.layers.values())
+    part = adapted.plan.parts["adapter"].name
     for site in list(adapted.layers):
         # Taken out, so that its base's weight goes when the merged one is in its place.
         layer = adapted.layers.pop(site)
         base = frozen_part(layer)
         if isinstance(base, FrozenEmbedding):
             untie(model, base)
-            rows = merge_into(layer, base.weight.T.float(), site).T
+            rows = merge_into(layer, base.weight.T.float(), f"{site} of {part}").T
             replace_module(model, layer, _embedding(rows.to(dtype), base.padding_idx))
             del layer, base, rows
             continue
-        weight = merge_into(layer, base.dequantize(dtype=torch.float32), site)
+        weight = merge_into(layer, base.dequantize(dtype=torch.float32), f"{site} of {part}")
         bias = merge_bias_into(layer, base.bias)
         replace_module(model, layer, _plain(base, weight.to(dtype), bias))
         base.release()

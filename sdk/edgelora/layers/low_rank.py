@@ -157,11 +157,11 @@ def merge_into(layer: nn.Module, weight: Tensor, name: str = "this layer") -> Te
         return change.add_(weight).to(weight.dtype)
     if isinstance(layer, ApproximatelyLowRank):
         raise ExportUnsupported(
-            f"{name} is a {type(layer).__name__}, which no single weight computes exactly",
-            fix="apply the adapter unmerged: edgelora generate --adapter, or fold it with an error that is "
-            f"measured: edgelora merge --approximate {' | '.join(layer.approximations())}",
+            f"no single weight computes exactly what {name} computes",
+            fix="apply the adapter unmerged: edgelora generate --adapter REF, or fold it with an error that "
+            f"is measured: edgelora merge --adapter REF --approximate {' | '.join(layer.approximations())}",
         )
     raise ExportUnsupported(
-        f"{name} is a {type(layer).__name__}, which cannot be folded into one weight",
-        fix="apply the adapter unmerged: edgelora generate --adapter",
+        f"what {name} computes cannot be folded into one weight",
+        fix="apply the adapter unmerged: edgelora generate --adapter REF",
     )

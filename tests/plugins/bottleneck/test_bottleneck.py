@@ -102,7 +102,7 @@ def test_its_parameters_are_two_projections_with_biases():
 
 
 def test_it_cannot_be_merged_and_says_what_to_do():
-    with pytest.raises(ExportUnsupported, match="BottleneckLinear, which cannot be folded") as refused:
+    with pytest.raises(ExportUnsupported, match="what o_proj computes cannot be folded") as refused:
         merge_into(layer_of(), torch.zeros(8, 6), "o_proj")
     assert "--adapter" in refused.value.fix
     manifest = SimpleNamespace(identity=SimpleNamespace(name="a"))

@@ -75,7 +75,7 @@ def test_trainable_parameters_are_the_closed_form():
 def test_it_is_not_one_product_and_merging_it_is_refused():
     layer = make(("a", "b"))
     assert not any(isinstance(layer, ability) for ability in (LowRank, Mergeable, TaskAware))
-    with pytest.raises(ExportUnsupported, match="TaskSumLinear, which cannot be folded"):
+    with pytest.raises(ExportUnsupported, match="what lin computes cannot be folded"):
         merge_into(layer, layer.base.weight, "lin")
 
 

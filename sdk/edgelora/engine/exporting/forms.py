@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgelora.capabilities import Nested
+from edgelora.capabilities import AdaptsModel, Nested
+from edgelora.engine.exporting.refusing import Reader, refusal
 from edgelora.engine.exporting.source import Source, Wanted
 from edgelora.engine.required_parts import required_part
 from edgelora.errors import DependencyMissing, PlanError
 from edgelora.manifest.lora_shapes import PEFT_CONFIG_FILE, PLAIN_LORA_FILE
+from edgelora.plan.able import adapter_that_is
 from edgelora.registry import Registry
 
 
@@ -30,11 +32,19 @@ class PeftFiles:
     shape: Mapping[str, Any]
 
 
-def forms_of(source: Source, registry: Registry, wanted: Wanted) -> dict[str | None, PeftFiles]:
+def forms_of(
+    source: Source, registry: Registry, wanted: Wanted, reader: Reader
+) -> dict[str | None, PeftFiles]:
     """The adapter in PEFT's form, by task; one whose function does not depend on the task is under None.
 
     Weights that are stored in that form are taken as they are. Others are rebuilt by their plugin, which
     needs torch, and the configuration of the base to know its shapes.
+
+    Args:
+        source: The adapter.
+        registry: The installed plugins.
+        wanted: Which of its functions, and where its base is.
+        reader: Whom it is for, as refusals tell it.
 
     Raises:
         ExportUnsupported: Stock PEFT cannot compute what the adapter computes.
@@ -49,6 +59,8 @@ def forms_of(source: Source, registry: Registry, wanted: Wanted) -> dict[str | N
             raise PlanError(f"adapter {source.name} computes the same for every task", fix="leave --task out")
         files = (source.read(name) for name in (PEFT_CONFIG_FILE, PLAIN_LORA_FILE))
         return {None: PeftFiles(*files, source.component.config)}
+    elif AdaptsModel.__name__ in required_part(source.component, "adapter", registry).part.abilities:
+        raise refusal(source, registry, reader, f"adapter {source.name} changes the model as a whole")
     if importlib.util.find_spec("torch") is None:
         raise DependencyMissing(
             f"adapter {source.name} has to be rebuilt for that, which needs torch, which is not installed",
@@ -56,7 +68,7 @@ def forms_of(source: Source, registry: Registry, wanted: Wanted) -> dict[str | N
         )
     from edgelora.engine.exporting.rebuilding import rebuilt_forms
 
-    return rebuilt_forms(source, registry, wanted)
+    return rebuilt_forms(source, registry, wanted, reader)
 
 
 def _check_nested(source: Source, registry: Registry) -> None:
@@ -67,5 +79,5 @@ def _check_nested(source: Source, registry: Registry) -> None:
         raise PlanError(
             f"adapter {source.name} was trained by {found.part.name!r}, which works at the ranks it was "
             "trained with and at no other",
-            fix="leave --rank out",
+            fix=f"leave --rank out, or train again with {adapter_that_is(Nested.__name__, registry)}",
         )

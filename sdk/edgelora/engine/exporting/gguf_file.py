@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgelora.engine.exporting.base_config import find_config_folder
 from edgelora.engine.exporting.forms import PeftFiles, forms_of
-from edgelora.engine.exporting.pairs import lora_pairs, merge_instead
+from edgelora.engine.exporting.pairs import lora_pairs
 from edgelora.engine.exporting.peft_folder import refuse_existing
+from edgelora.engine.exporting.refusing import LLAMA_CPP, instead
 from edgelora.engine.exporting.source import Source, Wanted, open_source
 from edgelora.engine.exporting.stock_base import is_over_quantized
 from edgelora.errors import DependencyMissing, ExportUnsupported, ModelError, PlanError
@@ -82,9 +83,9 @@ def export_gguf(
     refuse_existing(out)
     wanted, registry = wanted or Wanted(), registry or Registry.discover()
     source = open_source(reference)
-    _check_architecture(source)
+    _check_architecture(source, registry)
     files = _one_form(source, registry, wanted)
-    pairs = placed(lora_pairs(source, files), _sizes(find_config_folder(source, wanted.base)))
+    pairs = placed(lora_pairs(source, files, registry), _sizes(find_config_folder(source, wanted.base)))
     quantizer = source.component.parts["quantizer"] if is_over_quantized(source.component, registry) else None
     metadata = _metadata(source, wanted) | ({"edgelora.base.quantizer": quantizer.name} if quantizer else {})
     staging = out.absolute().with_name(f".{out.name[:100]}.{secrets.token_hex(4)}.tmp")
@@ -100,18 +101,18 @@ def export_gguf(
     return ExportedFile(out, source.name, base, quantizer and quantizer.name, 2 * len(pairs), size_bytes)
 
 
-def _check_architecture(source: Source) -> None:
+def _check_architecture(source: Source, registry: Registry) -> None:
     architecture = source.manifest.base.architecture
     if architecture not in ARCHITECTURES:
         raise ExportUnsupported(
             f"the base of {source.name} is a {architecture}, and only adapters of "
             f"{' and '.join(ARCHITECTURES)} were compared with llama.cpp",
-            fix=merge_instead(source),
+            fix=instead(source, registry, LLAMA_CPP),
         )
 
 
 def _one_form(source: Source, registry: Registry, wanted: Wanted) -> PeftFiles:
-    forms = forms_of(source, registry, wanted)
+    forms = forms_of(source, registry, wanted, LLAMA_CPP)
     if len(forms) > 1:
         raise PlanError(
             f"adapter {source.name} computes by task, and a GGUF file holds one function",

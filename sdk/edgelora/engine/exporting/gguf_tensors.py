@@ -65,7 +65,9 @@ def placed(pairs: Iterable[Pair], sizes: Sizes) -> list[Placed]:
         kind = name.split(".")[-2] if name else None
         if name is None or kind not in LINEARS:
             raise ExportUnsupported(
-                f"llama.cpp applies no LoRA at {pair.site}", fix="leave it out of target_modules, or merge"
+                f"llama.cpp applies no LoRA at {pair.site}",
+                fix="train again without it in target_modules, or fold the adapter into its base: edgelora "
+                "merge --adapter REF --out DIR, then llama.cpp's convert_hf_to_gguf.py DIR",
             )
         found.append(Placed(pair, name, reordered.get(kind)))
     return found

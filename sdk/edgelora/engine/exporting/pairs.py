@@ -7,10 +7,12 @@ import re
 from dataclasses import dataclass
 
 from edgelora.engine.exporting.forms import PeftFiles
+from edgelora.engine.exporting.refusing import LLAMA_CPP, refusal
 from edgelora.engine.exporting.source import Source
-from edgelora.errors import ExportUnsupported, TensorsMismatch
+from edgelora.errors import TensorsMismatch
 from edgelora.manifest.lora_shapes import PLAIN_LORA_FILE
 from edgelora.manifest.tensors import MAX_BASE_HEADER, TensorEntry, header_of
+from edgelora.registry import Registry
 
 _FACTOR = re.compile(r"base_model\.model\.(?P<site>.+)\.lora_(?P<factor>[AB])\.weight")
 _OTHER_MEMBERS = ("peftSettings", "useDora", "useRslora", "modulesToSave")
@@ -33,7 +35,7 @@ class Pair:
     scaling: float
 
 
-def lora_pairs(source: Source, files: PeftFiles) -> list[Pair]:
+def lora_pairs(source: Source, files: PeftFiles, registry: Registry) -> list[Pair]:
     """The pairs of an adapter that is nothing but plain LoRA, in the order of their sites.
 
     Raises:
@@ -46,11 +48,11 @@ def lora_pairs(source: Source, files: PeftFiles) -> list[Pair]:
     ).items():
         match = _FACTOR.fullmatch(name)
         if match is None or len(entry.shape) != 2:
-            raise _not_plain(source, f"holds {name}")
+            raise refusal(source, registry, LLAMA_CPP, f"adapter {source.name} holds {name}")
         found.setdefault(match["site"], {})[match["factor"]] = entry
     for member in _OTHER_MEMBERS:
         if files.shape.get(member):
-            raise _not_plain(source, f"says {member}")
+            raise refusal(source, registry, LLAMA_CPP, f"adapter {source.name} is stored with {member}")
     pairs = []
     for site, factors in sorted(found.items()):
         if len(factors) != 2 or factors["A"].shape[0] != factors["B"].shape[1]:
@@ -61,18 +63,3 @@ def lora_pairs(source: Source, files: PeftFiles) -> list[Pair]:
         alpha = files.shape.get("alphaPattern", {}).get(site, files.shape["alpha"])
         pairs.append(Pair(site, factors["A"], factors["B"], float(alpha) / factors["A"].shape[0]))
     return pairs
-
-
-def merge_instead(source: Source) -> str:
-    """What to do with an adapter that GGUF cannot hold."""
-    return (
-        f"fold it into its base, and convert that: edgelora merge --adapter {source.folder} --out DIR, then "
-        "llama.cpp's convert_hf_to_gguf.py DIR"
-    )
-
-
-def _not_plain(source: Source, what: str) -> ExportUnsupported:
-    return ExportUnsupported(
-        f"adapter {source.name} {what}, and a GGUF adapter holds pairs of LoRA's factors and nothing else",
-        fix=merge_instead(source),
-    )

@@ -15,6 +15,7 @@ from typing import Any
 from edgelora.engine.exporting.card import exported_card
 from edgelora.engine.exporting.dequantized import dequantized_base
 from edgelora.engine.exporting.forms import PeftFiles, forms_of
+from edgelora.engine.exporting.refusing import PEFT
 from edgelora.engine.exporting.source import Source, Wanted, open_source
 from edgelora.engine.exporting.stock_base import declared_base
 from edgelora.errors import ExportUnsupported, TargetExists
@@ -74,7 +75,7 @@ def export_peft(
     wanted, registry = wanted or Wanted(), registry or Registry.discover()
     source = open_source(reference)
     base = dequantized_base(source, wanted.over) if wanted.over else declared_base(source, registry)
-    forms = forms_of(source, registry, wanted)
+    forms = forms_of(source, registry, wanted, PEFT)
     tasks = tuple(each for each in forms if each is not None and wanted.task is None)
     _check_folders(source, tasks)
     staging = out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")

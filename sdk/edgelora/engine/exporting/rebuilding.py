@@ -17,13 +17,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from edgelora.capabilities import ApproximatelyLowRank, Exportable, LowRank, Mergeable, TaskAware
+from edgelora.capabilities import ApproximatelyLowRank, Exportable, LowRank, TaskAware
+from edgelora.engine.adapter_base import load_identified
 from edgelora.engine.apply import load_tensors, read_tensors
-from edgelora.engine.base import load_base
 from edgelora.engine.component import peft_shape
 from edgelora.engine.estimating.shape_model import read_config
 from edgelora.engine.exporting.base_config import find_config_folder
 from edgelora.engine.exporting.forms import PeftFiles
+from edgelora.engine.exporting.refusing import Reader, refusal
 from edgelora.engine.exporting.source import Source, Wanted
 from edgelora.engine.inject import inject, plain_linears
 from edgelora.engine.manifest_plan import plan_of, trained_plan_of
@@ -33,14 +34,13 @@ from edgelora.engine.published import PeftForm, form_of
 from edgelora.engine.ranks import set_rank
 from edgelora.errors import ExportUnsupported, PlanError
 from edgelora.layers import factors_are_exact
-from edgelora.manifest.base_files import check_base_unchanged, state_of_base
-from edgelora.manifest.base_identity import identify_base
-from edgelora.manifest.base_match import check_base
 from edgelora.plan import Plan
 from edgelora.registry import Registry
 
 
-def rebuilt_forms(source: Source, registry: Registry, wanted: Wanted) -> dict[str | None, PeftFiles]:
+def rebuilt_forms(
+    source: Source, registry: Registry, wanted: Wanted, reader: Reader
+) -> dict[str | None, PeftFiles]:
     """As `edgelora.engine.exporting.forms.forms_of`, by rebuilding the layers.
 
     Raises:
@@ -53,11 +53,6 @@ def rebuilt_forms(source: Source, registry: Registry, wanted: Wanted) -> dict[st
     # Slices of plain LoRA need no plugin; other nested adapters need the one that trained them.
     make_plan = plan_of if source.component.config.get("nested") else trained_plan_of
     plan = make_plan(source.manifest, registry, base=str(place), dtype="float32")
-    if "AdaptsModel" in plan.parts["adapter"].part.abilities:
-        raise ExportUnsupported(
-            f"adapter {source.name} changes the model as a whole, in a form that stock PEFT does not know",
-            fix=f"apply it with edgelora: edgelora generate --adapter {source.folder}",
-        )
     try:
         model: Any = _model_of_nothing(place)
         layers = _rebuilt(model, plan, source, wanted)
@@ -65,10 +60,7 @@ def rebuilt_forms(source: Source, registry: Registry, wanted: Wanted) -> dict[st
     except torch.linalg.LinAlgError:
         reads_base = True
     if reads_base:
-        state = state_of_base(place)
-        check_base(source.manifest.base, identify_base(place), str(place))
-        model = load_base(plan)
-        check_base_unchanged(place, state)
+        model = load_identified(plan, place, source.manifest.base).model
         layers = _rebuilt(model, plan, source, wanted)
     forms: dict[str | None, PeftFiles] = {}
     for task in _tasks(layers, plan, wanted, source):
@@ -77,7 +69,7 @@ def rebuilt_forms(source: Source, registry: Registry, wanted: Wanted) -> dict[st
                 layer.route(torch.tensor(plan.tasks.index(task)))
         form = form_of(layers)
         if form is None:
-            raise _no_form(source, layers)
+            raise _no_form(source, registry, reader, layers)
         forms[task] = _files(form, model, plan, source)
     return forms
 
@@ -134,24 +126,19 @@ def _own(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def _no_form(source: Source, layers: Mapping[str, nn.Module]) -> ExportUnsupported:
+def _no_form(
+    source: Source, registry: Registry, reader: Reader, layers: Mapping[str, nn.Module]
+) -> ExportUnsupported:
     inexact = (
         (site, layer)
         for site, layer in layers.items()
         if not (isinstance(layer, LowRank) and factors_are_exact(layer))
     )
-    strange = next(inexact, next(iter(layers.items())))
-    fold = f"edgelora merge --adapter {source.folder} --out DIR"
-    if isinstance(strange[1], ApproximatelyLowRank):
-        fold += f" --approximate {' | '.join(strange[1].approximations())}, which tells the error"
-    folds = all(isinstance(layer, LowRank | Mergeable | ApproximatelyLowRank) for layer in layers.values())
-    return ExportUnsupported(
-        f"what adapter {source.name} computes at {strange[0]} ({type(strange[1]).__name__}) is neither one "
-        "low-rank product nor anything else that stock PEFT computes",
-        fix=f"fold it into its base: {fold}"
-        if folds
-        else f"apply it with edgelora: edgelora generate --adapter {source.folder}",
-    )
+    site, strange = next(inexact, next(iter(layers.items())))
+    ways = strange.approximations() if isinstance(strange, ApproximatelyLowRank) else ()
+    part = source.component.parts["adapter"].name
+    why = f"what adapter {source.name} ({part}) computes at {site} is not one low-rank product"
+    return refusal(source, registry, reader, why, ways)
 
 
 def _model_of_nothing(folder: Path) -> Any:

@@ -12,8 +12,9 @@ import pytest
 from gguf import GGUFReader
 from trained_adapters import TASKS
 
+from edgelora.engine.adopting import adopt, settings
 from edgelora.engine.apply import load_adapted
-from edgelora.engine.exporting import Wanted, export_gguf
+from edgelora.engine.exporting import Wanted, export_gguf, export_peft
 from edgelora.engine.exporting.gguf_tensors import interleaved
 from edgelora.errors import (
     BaseNotFound,
@@ -24,6 +25,7 @@ from edgelora.errors import (
     TargetExists,
 )
 from edgelora.manifest import MANIFEST_NAME, manifest_bytes, read_manifest
+from edgelora.stock import PRODUCTS_OF_PEFT
 from edgelora.version import __version__
 
 KINDS = {
@@ -151,18 +153,44 @@ def test_rows_are_reordered_as_the_halves_of_each_head_in_turns():
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("dora", r"holds base_model\.model\..*lora_magnitude_vector, and a GGUF adapter holds pairs"),
-        ("ia3", r"holds base_model\.model\..*ia3_l, and a GGUF adapter holds pairs"),
-        ("reslora", "is neither one low-rank product"),
-        ("summed", "is neither one low-rank product"),
+        ("dora", r"holds base_model\.model\..*lora_magnitude_vector"),
+        ("ia3", r"holds base_model\.model\..*ia3_l"),
+        ("reslora", r"\(input-shortcut\) computes at .* is not one low-rank product"),
+        ("summed", r"\(task-lora-addition\) computes at .* is not one low-rank product"),
+        ("full", "changes the model as a whole"),
+        ("vera", r"holds base_model\.model\..*vera_lambda_b"),
     ],
 )
-def test_what_gguf_cannot_hold_is_refused_with_the_alternative(trained, export, tmp_path, name, problem):
-    with pytest.raises(ExportUnsupported, match=problem) as caught:
+def test_what_gguf_cannot_hold_is_refused_with_what_can_be_done(trained, export, tmp_path, name, problem):
+    with pytest.raises(
+        ExportUnsupported, match=f"{problem}, and llama.cpp applies low-rank products"
+    ) as caught:
         export(trained(name))
-    assert "edgelora merge" in caught.value.fix or "edgelora generate" in caught.value.fix
+    assert "PEFT" not in str(caught.value)
+    fix = caught.value.fix
+    if name in ("ia3", "summed"):  # which cannot be merged either
+        assert "edgelora merge" not in fix and f"edgelora generate --adapter {trained(name)}" in fix
+        assert "an adapter that is LowRank (" in fix and " lora," in fix and "dora" not in fix
+    elif name == "vera":  # which is one in another form
+        assert f"edgelora export peft {trained(name)} --out DIR, then edgelora adopt DIR" in fix
+    else:
+        assert f"edgelora merge --adapter {trained(name)} --out DIR" in fix
+        assert "convert_hf_to_gguf.py DIR" in fix
+        assert ("--approximate by_" in fix) == (name == "reslora")
     assert caught.value.exit_code == 11
     assert os.listdir(tmp_path) == []
+
+
+def test_a_method_of_peft_that_is_a_product_is_written_once_it_is_adopted(
+    trained, tiny_base, registry, export, tmp_path
+):
+    export_peft(str(trained("vera")), tmp_path / "peft", registry=registry)
+    adopted = adopt(tmp_path / "peft", registry, tmp_path / "adopted", base=str(tiny_base)).folder
+    check_same(export(adopted).path, load_adapted(str(adopted), registry, base=str(tiny_base)))
+
+
+def test_what_adopting_turns_into_products_is_what_refusals_name():
+    assert settings._UNDERSTOOD.keys() == PRODUCTS_OF_PEFT
 
 
 def test_an_architecture_nobody_compared_is_refused(trained, export, tmp_path):

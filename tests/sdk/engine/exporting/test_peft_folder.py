@@ -164,10 +164,18 @@ def test_the_card_says_what_it_was_made_from_and_over_which_base(trained, tiny_b
 
 
 def test_what_peft_cannot_compute_is_refused_with_the_alternative(trained, tiny_base, registry, tmp_path):
-    with pytest.raises(ExportUnsupported, match="neither one low-rank product") as caught:
+    with pytest.raises(ExportUnsupported, match="is not one low-rank product, and stock PEFT") as caught:
         export_peft(str(trained("summed")), tmp_path / "out", Wanted(base=str(tiny_base)), registry=registry)
-    assert caught.value.fix.startswith("apply it with edgelora: edgelora generate --adapter ")
+    assert caught.value.fix.startswith("train again with an adapter that is LowRank (")
+    assert caught.value.fix.endswith(f"but applied: edgelora generate --adapter {trained('summed')}")
     assert os.listdir(tmp_path) == []
+
+
+def test_an_adapter_of_all_weights_is_refused_with_the_command_that_writes_them(trained, registry, tmp_path):
+    with pytest.raises(ExportUnsupported, match="changes the model as a whole, and stock PEFT") as caught:
+        export_peft(str(trained("full")), tmp_path / "out", registry=registry)
+    assert f"edgelora merge --adapter {trained('full')} --out DIR" in caught.value.fix
+    assert "convert_hf" not in caught.value.fix
 
 
 def test_a_base_that_transformers_does_not_make_is_refused_with_the_alternative(trained, registry, tmp_path):
