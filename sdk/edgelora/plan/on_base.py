@@ -11,7 +11,9 @@ from edgelora.capabilities import AdaptsModel, WrapsEmbeddings
 from edgelora.errors import EdgeloraError, PlanError
 from edgelora.manifest.base_identity import read_base_config, remembered_tensors_digest, weights_files
 from edgelora.manifest.tensors import MAX_BASE_HEADER, read_header
+from edgelora.plan.able import adapter_that_is
 from edgelora.plan.part import PlannedPart
+from edgelora.registry import Registry
 
 if TYPE_CHECKING:
     from edgelora.plan import Plan
@@ -20,7 +22,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 """By the tensors' names in the files."""
 
 
-def check_embeddings(base: str, adapter: PlannedPart) -> None:
+def check_embeddings(base: str, adapter: PlannedPart, registry: Registry) -> None:
     """Refuse to adapt an embedding, or the output head, by an adapter that wraps linears only.
 
     These are the tensors outside of the numbered blocks with a row for each token. A base whose files are not
@@ -39,8 +41,8 @@ def check_embeddings(base: str, adapter: PlannedPart) -> None:
             raise PlanError(
                 f"target_modules names {module}, an embedding or the output head, and adapter "
                 f"{adapter.name!r} wraps the linears inside the blocks only",
-                fix=f"leave {module} out; adapters that are {WrapsEmbeddings.__name__} take embeddings: "
-                "edgelora plugins list",
+                fix=f"leave {module} out; an embedding takes "
+                f"{adapter_that_is(WrapsEmbeddings.__name__, registry)}",
             )
 
 

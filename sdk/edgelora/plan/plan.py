@@ -135,7 +135,7 @@ def make_plan(recipe: Recipe, registry: Registry) -> Plan:
         past=past,
     )
     if recipe.data:
-        check_embeddings(recipe.base, parts["adapter"])
+        check_embeddings(recipe.base, parts["adapter"], registry)
         for part in (*parts.values(), *evaluators):
             part.options.check(plan)
     return plan

@@ -58,7 +58,11 @@ def test_all_linear_takes_no_embedding_and_a_list_may_name_one(plan):
 
 
 def test_an_adapter_of_linears_alone_refuses_an_embedding(plan):
-    the_plan = plan(derivative="dora", adapter=BOTH)
+    with pytest.raises(PlanError, match="adapter 'dora' wraps the linears inside the blocks only") as caught:
+        plan(derivative="dora", adapter=BOTH)
+    assert "WrapsEmbeddings (lora" in caught.value.fix
+    # Without data nothing is held against the base's files, which may be elsewhere.
+    the_plan = plan(derivative="dora", adapter=BOTH, data=[])
     with pytest.raises(PlanError, match="and adapter 'dora' wraps linears only") as caught:
         inject(load_base(the_plan), the_plan)
     assert (
