@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from edgelora.capabilities import MergesBias
+from edgelora.engine.allocator import return_freed_memory
 from edgelora.engine.apply import Adapted, load_adapted, probe_logits, take_off
 from edgelora.engine.base import load_base, no_progress_bar
 from edgelora.engine.biases import make_room_for_biases
@@ -111,6 +112,8 @@ def merge(
         raise TargetExists(f"{folder} exists already", fix="remove it, or pass another folder")
     quantizer = adapted.plan.parts["quantizer"]
     before = probe_logits(adapted.model)
+    # What each layer takes for a moment would leave holes between the merged weights.
+    return_freed_memory()
     _fold(adapted, dtype)
     difference = float((probe_logits(adapted.model) - before).abs().max())
     staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
