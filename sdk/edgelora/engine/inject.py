@@ -221,9 +221,13 @@ def matching(linears: Iterable[str], patterns: Iterable[str], field: str) -> lis
         PlanError: A pattern names none; ``field`` is where the recipe has it.
     """
     names = list(linears)
+    by_ending: dict[str, list[str]] = {}
+    for name in names:
+        for ending in _endings(name):
+            by_ending.setdefault(ending, []).append(name)
     chosen: set[str] = set()
     for pattern in patterns:
-        found = [name for name in names if is_named(name, [pattern])]
+        found = by_ending.get(pattern)
         if not found:
             kinds = sorted({name.rpartition(".")[2] for name in names})
             near = difflib.get_close_matches(pattern, [*kinds, *names], n=1)
@@ -237,8 +241,13 @@ def matching(linears: Iterable[str], patterns: Iterable[str], field: str) -> lis
 
 def _resolve(name: str, pattern: Mapping[str, Any], default: Any) -> Any:
     """The value of the longest matching pattern: a full name wins over a suffix."""
-    matching = [key for key in pattern if name == key or name.endswith("." + key)]
-    return pattern[max(matching, key=len)] if matching else default
+    return next((pattern[ending] for ending in _endings(name) if ending in pattern), default)
+
+
+def _endings(name: str) -> list[str]:
+    """The name, and what is left of it after each dot, longest first."""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
 
 
 def _check_rank(site: Site, shape: tuple[int, int]) -> None:

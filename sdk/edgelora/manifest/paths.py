@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 
 from edgelora.errors import PathError
 
@@ -72,6 +73,7 @@ def check_paths(paths: Iterable[str]) -> None:
         raise _clash(seen[folder], folders[folder], "the first is a file where the second is a folder")
 
 
+@lru_cache(maxsize=1024)  # the same few names come again with every adapter
 def _reason_to_refuse(path: str) -> str | None:
     if not path:
         return "it is empty"

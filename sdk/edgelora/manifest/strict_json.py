@@ -46,7 +46,8 @@ def parse(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
         ) from error
     except RecursionError as error:
         raise NotStrict(f"it is nested deeper than {max_depth} levels") from error
-    _check(value, max_depth, max_depth)
+    # Without an escape a string can hold no other control character than this: JSON itself takes none.
+    _check(value, max_depth, max_depth, texts="\\" in text or "\x7f" in text)
     return value
 
 
@@ -75,17 +76,20 @@ def _bounded_integer(digits: str) -> int:
     raise NotStrict(f"the integer {digits[:40]} is beyond ±(2^53 - 1)")
 
 
-def _check(value: Any, levels_left: int, max_depth: int) -> None:
+def _check(value: Any, levels_left: int, max_depth: int, *, texts: bool) -> None:
+    """Refuse what is nested too deep, and, where ``texts``, strings that hold what they must not."""
     if isinstance(value, str):
-        _check_text(value)
+        if texts:
+            _check_text(value)
     elif isinstance(value, dict | list):
         if levels_left == 0:
             raise NotStrict(f"it is nested deeper than {max_depth} levels")
-        if isinstance(value, dict):
+        if texts and isinstance(value, dict):
             for key in value:
                 _check_text(key)
         for item in value.values() if isinstance(value, dict) else value:
-            _check(item, levels_left - 1, max_depth)
+            if not isinstance(item, int):
+                _check(item, levels_left - 1, max_depth, texts=texts)
 
 
 def _check_text(text: str) -> None:
