@@ -1,9 +1,9 @@
-"""Table I of Yugopuspito et al. 2024 with measured columns: seven derivatives on the built-in base.
+"""Table I of Yugopuspito et al. 2024 with measured columns: every derivative on the built-in base.
 
 Each derivative is trained by ``edgelora train`` with the same rows, seeds and budget. What the method is made
-of differs, and so does the learning rate: it was chosen for each on a validation split (``--validate``: a
-tenth of the training rows, never the held-out pairs). The base model's misconception is planted: conflict
-pairs show whether a method corrects it, not how good a model is.
+of differs, and so does the learning rate: it was chosen on a validation split (``--validate``: a tenth of the
+training rows, never the held-out pairs), or is LoRA's where a method computes like it. The base model's
+misconception is planted: conflict pairs show whether a method corrects it, not how good a model is.
 
 The paper's own columns, in its words, stand beside: quantization, dynamic rank selection.
 """
