@@ -15,7 +15,7 @@ from edgelora.protocols import Factors
 SLOTS = 8
 """Adapters whose factors lie side by side. More in one product is hardly faster, and a bank has its memory
 from its first adapter on."""
-LONG = 16
+LONG = 48
 """Tokens a row from which it costs more to bring the rows of an adapter together than to multiply each run of
 them where it stands."""
 
