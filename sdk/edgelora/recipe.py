@@ -239,14 +239,23 @@ def _explain(error: ValidationError, where: str) -> tuple[str, str]:
         return f"{where}: {path!r} is missing", f"add a line '{path}: ...'"
     given = first["input"]
     if first["type"] == "tuple_type":
-        listed = yaml.safe_dump([given], default_flow_style=True, width=1000).strip()
-        return f"{where}: {path} is a list, not {given!r}", f"put it in brackets: '{path}: {listed}'"
+        return f"{where}: {path} is a list, not {given!r}", _as_list(path, given)
     if first["type"] == "model_type" and (section := _SECTIONS.get(str(first["loc"][0]))):
         keys = ", ".join(section.model_fields)
         return f"{where}: {path} has no keys (got {given!r})", f"write some of them: {keys}"
     # What a validator of ours says is a sentence already; pydantic puts "Value error, " before it.
     said = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
     return f"{where}: {path or 'the recipe'}: {said} (got {given!r})", f"correct {path}"
+
+
+def _as_list(path: str, given: Any) -> str:
+    if given is None:
+        return f"leave {path} out, or write an empty list: '{path}: []'"
+    try:
+        listed = yaml.safe_dump([given], default_flow_style=True, width=1000).strip()
+    except yaml.YAMLError:  # a program may give what no YAML file holds, such as a Path
+        return f"put it in a list, as what {path} has one of"
+    return f"put it in brackets: '{path}: {listed}'"
 
 
 def _nearest(key: str, parents: tuple[Any, ...]) -> str:

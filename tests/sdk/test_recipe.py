@@ -97,6 +97,8 @@ def test_a_recipe_survives_json_exactly(tmp_path: Path) -> None:
         ({"base": "m", "quantizer": 4}, "quantizer", "correct quantizer"),
         ({"base": "m", "past": "one"}, "past is a list, not 'one'", "'past: [one]'"),
         ({"base": "m", "data": {"path": "a.jsonl"}}, "data is a list, not", "'data: [{path: a.jsonl}]'"),
+        ({"base": "m", "data": {"path": Path("a.jsonl")}}, "data is a list, not", "put it in a list"),
+        ({"base": "m", "data": None}, "data is a list, not None", "leave data out"),
         ({"base": "m", "data": ["a.jsonl"]}, "data.0 has no keys (got 'a.jsonl')", "path, task"),
         (["base"], "holds list, not a mapping", "derivative: lora"),
         (None, "holds NoneType, not a mapping", "base: micro"),
