@@ -137,20 +137,24 @@ def go_offline() -> None:
 def quiet_libraries() -> Iterator[None]:
     """Inside, libraries tell errors alone and show no progress, in this process and in those it starts.
 
-    What edgelora itself warns of is told all the same: it takes neither of these ways.
+    What edgelora itself warns of in this process is told all the same.
     """
     import logging
     import warnings
 
+    from edgelora.errors import EdgeloraWarning
+
     before = {name: os.environ.get(name) for name in _QUIET}
+    disabled = logging.root.manager.disable
     os.environ.update(_QUIET)
-    logging.disable(logging.WARNING)
+    logging.disable(max(disabled, logging.WARNING))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            warnings.simplefilter("default", EdgeloraWarning)
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

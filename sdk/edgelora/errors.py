@@ -51,6 +51,10 @@ def _rebuild(kind: type[EdgeloraError], problem: str, fix: str) -> EdgeloraError
     return kind(problem, fix=fix)
 
 
+class EdgeloraWarning(UserWarning):
+    """What edgelora itself warns of, for ``warnings.warn``; ``--quiet`` leaves it in."""
+
+
 # 1: bugs
 
 

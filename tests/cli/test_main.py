@@ -1,4 +1,6 @@
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import pytest
 
 import edgelora_cli
 from edgelora.errors import EdgeloraError, UnusableFile, every_error
+from edgelora_cli.commands import quiet_libraries
 from edgelora_cli.root import COMMANDS, root
 
 COMMAND = [sys.executable, "-m", "edgelora_cli"]
@@ -84,10 +87,12 @@ def test_a_reader_that_goes_away_is_no_error():
 
 NOISY = """
 import logging, subprocess, sys, warnings
+from edgelora.errors import EdgeloraWarning
 warnings.warn("a library speaks", FutureWarning)
 logging.getLogger("library").warning("a library speaks")
 subprocess.run([sys.executable, "-c", "import warnings; warnings.warn('a library speaks')"])
 logging.getLogger("library").error("a library fails")
+warnings.warn("edgelora speaks", EdgeloraWarning)
 @hookimpl
 def edgelora_adapters(): return []
 """
@@ -104,7 +109,20 @@ def test_quiet_leaves_out_what_libraries_warn_of_but_not_what_they_fail_with(env
         return done.stderr
 
     assert told().count("a library speaks") >= 3
-    assert told("--quiet") == told("-q") == "a library fails\n"
+    for flag in ("--quiet", "-q"):
+        assert re.fullmatch(
+            r"a library fails\n.*noisy\.py:\d+: EdgeloraWarning: edgelora speaks\n.*\n", told(flag)
+        )
+
+
+def test_quiet_gives_logging_and_the_environment_back_as_they_were(monkeypatch):
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    monkeypatch.setattr(logging.root.manager, "disable", logging.ERROR)
+    with quiet_libraries():
+        assert not logging.getLogger("library").isEnabledFor(logging.ERROR)
+        assert os.environ["PYTHONWARNINGS"] == "ignore"
+    assert logging.root.manager.disable == logging.ERROR
+    assert os.environ["PYTHONWARNINGS"] == "error"
 
 
 def test_closed_output_ends_with_141(tmp_path):

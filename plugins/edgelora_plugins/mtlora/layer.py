@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -89,12 +88,6 @@ class TaskLoraAdapter(SiteAdapter):
     def __init__(self, options: TaskLoraOptions) -> None:
         super().__init__(options)
         self.routing = Route()
-        if options.mode == "matrix":
-            warnings.warn(
-                "task-lora: mode 'matrix' shares nothing between tasks, and rank and alpha do nothing; "
-                "use 'matrixv2'",
-                stacklevel=2,
-            )
 
     def wrap(self, base: FrozenLinear, site: Site) -> nn.Module:
         """Put shared and task-specific branches beside ``base``."""

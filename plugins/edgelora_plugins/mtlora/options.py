@@ -39,6 +39,14 @@ class TaskLoraOptions(AdapterOptions):
         """Refuse ranks for tasks that the data do not have."""
         _check_tasks(self.task_rank_pattern, plan, "adapter.task_rank_pattern")
 
+    def notes(self, plan: Plan) -> Iterable[str]:
+        """Of the authors' two modes, one shares nothing."""
+        if self.mode == "matrix":
+            yield (
+                "adapter 'task-lora' in mode 'matrix' shares nothing between tasks, and its rank and alpha "
+                "do nothing; the other mode is 'matrixv2'"
+            )
+
 
 class WeightOptions(Options):
     """Options of ``task-weighted``."""

@@ -12,6 +12,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from edgelora.errors import EdgeloraWarning
+
 LogitsOf = Callable[[Any, Any, Tensor], Tensor]
 """Logits (n, vocabulary) from a model, the kind of output of its backbone, and hidden states (n, width)."""
 
@@ -42,6 +44,7 @@ def way_to_logits(model: Any, ids: Tensor) -> WayToLogits | None:
             warnings.warn(
                 f"the logits of {type(model).__name__} do not follow from one hidden state each: its loss "
                 "takes memory for all tokens x vocabulary; lower train.batch_size or train.max_length",
+                EdgeloraWarning,
                 stacklevel=3,
             )
     return _ways[model]

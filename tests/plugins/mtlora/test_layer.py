@@ -87,7 +87,6 @@ def test_each_row_gets_the_shared_change_and_that_of_its_task(layer):
 
 
 @pytest.mark.parametrize("mode", ["matrixv2", "matrix"])
-@pytest.mark.filterwarnings("ignore:task-lora")
 def test_training_starts_at_the_base(mode):
     (layer,) = layers_of(trained=False, mode=mode)
     x = inputs(4, 5)
@@ -96,10 +95,15 @@ def test_training_starts_at_the_base(mode):
     assert all(pair(layer, task)[0].any() for task in TASKS)
 
 
+def test_a_mode_that_shares_nothing_is_noted():
+    assert [*TaskLoraOptions(mode="matrixv2").notes(None)] == []
+    (note,) = TaskLoraOptions(mode="matrix").notes(None)
+    assert "shares nothing between tasks, and its rank and alpha do nothing" in note
+
+
 def test_matrix_and_matrixv2_differ_by_exactly_the_shared_change():
     (full,) = layers_of()
-    with pytest.warns(UserWarning, match="shares nothing between tasks, and rank and alpha do nothing"):
-        (alone,) = layers_of(mode="matrix")
+    (alone,) = layers_of(mode="matrix")
     assert {name for name, _ in full.named_parameters()} - {name for name, _ in alone.named_parameters()} == {
         "lora_A",
         "lora_B",
@@ -181,7 +185,6 @@ def test_it_is_two_active_adapters_of_peft(layer, task):
 
 
 @pytest.mark.parametrize("mode", ["matrixv2", "matrix"])
-@pytest.mark.filterwarnings("ignore:task-lora")
 def test_each_task_merges_into_one_weight(mode):
     (layer,) = layers_of(mode=mode)
     x, weights = inputs(7), []
