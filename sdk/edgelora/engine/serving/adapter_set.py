@@ -235,7 +235,11 @@ class AdapterSet:
         try:
             plan = self.base.plan_for(manifest, self.registry)
         except WrongBase as error:
-            others = [f"{other!r} of {each.manifest.base.repo}" for other, each in self._adapters.items()]
+            if manifest.base.tensors_digest == self.base.identity.tensors_digest:
+                raise  # another quantizer, configuration or tokenizer: it says which
+            # A copy, for other threads add and remove meanwhile.
+            loaded = self._adapters.copy()
+            others = [f"{other!r} of {each.manifest.base.repo}" for other, each in loaded.items()]
             raise WrongBase(
                 f"adapter {name!r} ({reference}) is of {manifest.base.repo}, and loaded here is "
                 f"{', '.join(others) or self.base.place}: {error.problem}",
