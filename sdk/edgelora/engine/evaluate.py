@@ -46,7 +46,7 @@ def evaluate(
         dataset: Its held-out rows are measured.
         source: Reads unquantized weights by the linear's name, where there are files to read.
         past: Factors of the plan's earlier adapters, by site.
-        tell: Called with a line for each evaluator that had nothing to measure.
+        tell: Called with a line for each evaluator that had nothing to measure, or not all of it.
 
     Raises:
         PluginBug: An evaluator returned something else than measurements, or two used one name.
@@ -81,16 +81,16 @@ def evaluate(
                         fix="return each Measurement under a name of its own",
                     )
             measurements |= found
-            if not found:
-                why = reasons or _reasons(dataset)
-                tell(f"evaluator {part.name!r} measured nothing: {'; '.join(why)}")
+            if reasons or not found:
+                what = "left something out" if found else "measured nothing"
+                tell(f"evaluator {part.name!r} {what}: {'; '.join(reasons or _reasons(dataset))}")
     return measurements
 
 
 def _reasons(dataset: Dataset) -> list[str]:
     """Why an evaluator that says nothing itself measured nothing."""
     if dataset.held_out:
-        return ["there is nothing of its kind in this model"]
+        return ["it found nothing of its kind in this model and in the held-out rows"]
     return ["no row is held out; hold some out with data: [{path: ..., held_out: 0.1}]"]
 
 

@@ -74,6 +74,23 @@ def test_evaluators_that_measured_nothing_are_named_with_the_reason(measure, row
     assert told[2].startswith("evaluator 'exact-match' measured nothing: no row is held out; hold some out")
 
 
+def test_reasons_are_told_of_evaluators_that_measured_something_too(measure, monkeypatch):
+    def partly(self, run):
+        run.tell("task 'b' asks no question")
+        return {"a.loss": Measurement(1.0, 1, 1.0, 1.0)}
+
+    told = []
+    monkeypatch.setattr("edgelora_plugins.baseline.metrics.HeldOutLoss.__call__", partly)
+    measure(["loss"], tell=told.append)
+    monkeypatch.setattr("edgelora_plugins.baseline.metrics.HeldOutLoss.__call__", lambda self, run: {})
+    measure(["loss"], tell=told.append)
+    assert told == [
+        "evaluator 'loss' left something out: task 'b' asks no question",
+        "evaluator 'loss' measured nothing: it found nothing of its kind in this model and in the held-out "
+        "rows",
+    ]
+
+
 def test_generating_evaluators_route_the_layers_to_the_task_they_measure(measure, two_tasks):
     def wrap(model):
         block = model.model.layers[0].self_attn
