@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental import _config
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,7 +24,8 @@ class EverythingHolds(TorchDispatchMode):
 
     Every number is 1 and every comparison true. In a forward pass the questions are: is nothing padded, does
     this row hold one text, are these labels taken into the loss, are two ways to the logits equal. So the
-    pass is one of full rows, all of whose tokens are labelled. But no number is infinite or none.
+    pass is one of full rows, all of whose tokens are labelled, and a mask that selects, selects all. But no
+    number is infinite or none.
     """
 
     def __torch_dispatch__(
@@ -49,6 +49,8 @@ class EverythingHolds(TorchDispatchMode):
                 return True
             if func is aten.nonzero.default:
                 return first.new_empty((first.numel(), first.dim()), dtype=torch.int64)
+            if func is aten.index.Tensor:
+                return func(first, [each for index in args[1] for each in _selecting_all(index)])
         return func(*args, **(kwargs or {}))
 
 
@@ -87,10 +89,8 @@ def on_shapes(cannot: str, plan: Plan) -> Iterator[None]:
         ModelError: Something other than an `EdgeloraError` was raised: architectures and adapters are other
             people's code, and say in their own ways that a tensor has no values.
     """
-    # A mask that selects, selects all.
-    selects_all = _config.patch(meta_nonzero_assume_all_nonzero=True)
     try:
-        with selects_all, EverythingHolds():
+        with EverythingHolds():
             yield
     except EdgeloraError:
         raise
@@ -101,6 +101,13 @@ def on_shapes(cannot: str, plan: Plan) -> Iterator[None]:
                 "; to train, leave memory_budget out and set train.streamed or gradient_checkpointing instead"
             )
         raise ModelError(f"{cannot}: {first_line(error)}", fix=fix) from error
+
+
+def _selecting_all(index: Tensor | None) -> list[Tensor | None]:
+    """An index as numbers: a mask is one of them for each of its dimensions, as long as it has elements."""
+    if index is None or index.dtype != torch.bool:
+        return [index]
+    return [index.new_empty(index.numel(), dtype=torch.int64)] * index.dim()
 
 
 def _flash(
