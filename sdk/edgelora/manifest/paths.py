@@ -42,7 +42,9 @@ def check_path(path: str) -> None:
     Raises:
         PathError: It could escape its folder, or mean another file elsewhere; the message names the rule.
     """
-    reason = _reason_to_refuse(path)
+    # Strangers write paths: what is longer than any that is allowed is not remembered.
+    look = _reason_to_refuse if len(path) <= MAX_PATH_BYTES else _reason_to_refuse.__wrapped__
+    reason = look(path)
     if reason:
         raise PathError(
             f"the path {ascii(path)[:200]} is not allowed: {reason}",
