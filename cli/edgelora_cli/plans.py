@@ -26,7 +26,7 @@ def plan(recipe: Path, changes: tuple[str, ...]) -> None:
     Misspelt names, options out of range, parts that cannot work together and missing files are refused here.
     Of the base no more than the names in its files is read: what only a loaded one tells is left to train.
     """
-    from edgelora.bases import is_path, no_folder
+    from edgelora.bases import expanded, is_path, no_folder
     from edgelora.errors import MissingFile
     from edgelora.plan import make_plan
     from edgelora.recipe import read_recipe
@@ -34,7 +34,7 @@ def plan(recipe: Path, changes: tuple[str, ...]) -> None:
 
     resolved = make_plan(read_recipe(recipe, changes), Registry.discover())
     base = resolved.recipe.base
-    if is_path(base) and not Path(base).expanduser().exists():
+    if is_path(base) and not expanded(base).exists():
         raise no_folder(base)
     missing = [source.path for source in resolved.recipe.data if not source.path.exists()]
     if missing:

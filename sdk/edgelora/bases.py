@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from edgelora import micro
@@ -34,7 +35,7 @@ def base_folder(base: str) -> Path:
     """
     if base == "micro":
         return micro.path()
-    folder = find_base(base) if base.startswith("sha256:") else Path(base).expanduser()
+    folder = find_base(base) if base.startswith("sha256:") else expanded(base)
     if folder is None or not folder.is_dir():
         raise BaseNotFound(
             f"there is no base model folder {base}", fix="pass a folder; see: edgelora bases list"
@@ -48,6 +49,11 @@ def is_folder(base: str) -> bool:
         return base_folder(base).is_dir()
     except BaseNotFound:
         return False
+
+
+def expanded(base: str) -> Path:
+    """The path of a base; a ``~`` of somebody who has no home here stays."""
+    return Path(os.path.expanduser(base))
 
 
 def is_path(base: str) -> bool:

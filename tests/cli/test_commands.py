@@ -189,6 +189,8 @@ def test_plan_of_a_base_that_is_not_there_names_it(edgelora):
     Path("recipe.yaml").write_text("{base: ./absent}")
     ran = edgelora("plan", "recipe.yaml")
     assert ran.exit_code == 4 and "there is no base model folder ./absent" in ran.err
+    ran = edgelora("plan", "recipe.yaml", "--set", "base=~nobody-of-this-name/model")
+    assert ran.exit_code == 4 and "there is no base model folder ~nobody-of-this-name/model" in ran.err
     ran = edgelora("plan", "recipe.yaml", "--set", "base=OWNER/NAME")
     assert ran.exit_code == 0 and "left to train   whether OWNER/NAME is on this machine, that" in ran.out
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file, logging
 
 from edgelora import micro
-from edgelora.bases import find_base, is_path, no_folder
+from edgelora.bases import expanded, find_base, is_path, no_folder
 from edgelora.engine.mapped import load_prepared, load_streamed
 from edgelora.engine.quantizing import QuantizeOnRead
 from edgelora.errors import BaseNotFound, ModelError, OfflineNotCached
@@ -36,7 +36,7 @@ def locate_base(base: str, revision: str | None = None) -> Path:
         return micro.path()
     if base.startswith("sha256:"):
         return _brought_base(base)
-    folder = Path(base).expanduser()
+    folder = expanded(base)
     if folder.is_dir():
         return folder.absolute()
     if folder.is_file():

@@ -36,7 +36,9 @@ def compare_plans(stored: dict[str, Any], current: dict[str, Any]) -> None:
         ResumeMismatch: A key differs that steers training; the message has both values, as a recipe has them.
     """
     if stored.get("past", []) != current.get("past", []):
-        raise _other_past(*(", ".join(plan["recipe"]["past"]) or "none" for plan in (stored, current)))
+        raise _other_past(
+            *(", ".join(plan["recipe"].get("past", [])) or "none" for plan in (stored, current))
+        )
     before, now = dict(_flat(stored)), dict(_flat(current))
     for key, value in _flat({"recipe": {"train": TrainSettings().model_dump(mode="json")}}):
         before.setdefault(key, value)

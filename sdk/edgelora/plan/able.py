@@ -40,7 +40,7 @@ def is_folded(abilities: Collection[str]) -> bool:
 
 def have_factors(reference: str, component: Component, registry: Registry) -> str:
     """What to do about an adapter without low-rank factors, for someone who needs them."""
-    kind = component.config.get("peftSettings", {}).get("peft_type")
+    kind = (component.config.get("peftSettings") or {}).get("peft_type")
     if kind in PRODUCTS_OF_PEFT and PLAIN_LORA_FILE in component.files:
         return (
             f"take it in as the low-rank product that it is: edgelora export peft {reference} --out DIR, "

@@ -55,7 +55,7 @@ def names_not_found(plan: Plan) -> Iterator[str]:
     options = {} if AdaptsModel.__name__ in adapter.part.abilities else adapter.options.model_dump()
     named: dict[str, Iterable[str]] = {"skip_modules": plan.recipe.skip_modules}
     for field in ("target_modules", "exclude_modules", "rank_pattern", "alpha_pattern"):
-        patterns = options.get(field, ())
+        patterns = options.get(field) or ()
         named[f"adapter.{field}"] = () if isinstance(patterns, str) else patterns
     if not any(named.values()):
         return

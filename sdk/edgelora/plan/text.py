@@ -40,8 +40,8 @@ def describe_plan(plan: Plan) -> str:
         lines += _many("past", [_past(past) for past in plan.past])
     lines.append(_line("out", str(plan.recipe.out)))
     lines.append(_line("left to train", left_to_training(plan)))
-    if plan.notes:
-        lines += _many("note", list(plan.notes))
+    if notes := plan.notes:  # reads the headers of the base's files
+        lines += _many("note", list(notes))
     return "\n".join(lines)
 
 

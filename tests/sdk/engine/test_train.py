@@ -200,8 +200,10 @@ def test_settings_that_a_stored_plan_does_not_know_had_their_defaults(plan):
     stored = plan().as_document()
     for name in ("fused", "packing", "streamed"):
         del stored["recipe"]["train"][name]
-    del stored["recipe"]["memory_budget"]
+    del stored["recipe"]["memory_budget"], stored["recipe"]["past"]
     compare_plans(stored, current)
+    with pytest.raises(ResumeMismatch, match="started with past: none, and now it is a"):
+        compare_plans(stored, current | {"past": ["sha256:0"], "recipe": current["recipe"] | {"past": ["a"]}})
     with pytest.raises(ResumeMismatch, match=r"train\.packing: false, and now it is true"):
         compare_plans(stored, plan({"packing": True}).as_document())
 

@@ -1,12 +1,14 @@
 """What a plan says of its base, held against the names and shapes in its files."""
 
 import json
+from dataclasses import replace
 
 import numpy
 import pytest
 from safetensors.numpy import save_file
 from tiny_models import write_rows
 
+from edgelora import AdapterOptions
 from edgelora.errors import PlanError
 from edgelora.plan import make_plan
 from edgelora.recipe import make_recipe
@@ -65,6 +67,15 @@ def test_names_that_no_tensor_bears_are_told(plan):
         "skip_modules: no tensor of the base is of a 'gate'",
         "adapter.target_modules: no tensor of the base is of a 'q_prj'; did you mean 'q_proj'?",
     )
+
+
+def test_a_list_of_modules_may_be_left_open(plan):
+    class Open(AdapterOptions):
+        exclude_modules: list[str] | None = None
+
+    made = plan("lora", ["q_proj"])
+    parts = dict(made.parts) | {"adapter": replace(made.parts["adapter"], options=Open())}
+    assert replace(made, parts=parts).notes == ()
 
 
 def test_a_base_that_is_not_in_a_folder_is_left_to_training(plan):
