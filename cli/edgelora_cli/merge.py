@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgelora_cli.commands import Command, rank_option, threads_option
 from edgelora_cli.console import emit, note, warn
+
+if TYPE_CHECKING:
+    from edgelora.manifest import Manifest
+    from edgelora.manifest.record import EvaluationEntry
 
 
 @click.command(
@@ -50,7 +55,6 @@ def merge(
     import torch
 
     from edgelora.engine.approximating import approximate as put_products
-    from edgelora.engine.approximating import held_out_error
     from edgelora.engine.merge import load_to_merge
     from edgelora.engine.merge import merge as fold
     from edgelora_cli.models import use_threads
@@ -61,7 +65,7 @@ def merge(
     if rank is not None:
         adapted.set_rank(rank)
     probed = None if approximate is None else put_products(adapted, approximate)
-    trained = None if approximate is None else held_out_error(adapted.manifest, approximate)
+    trained = None if approximate is None else _measured_in_training(adapted.manifest, approximate)
     merged = fold(adapted, out.absolute(), getattr(torch, dtype))
     document = {
         "folder": str(merged.folder),
@@ -69,15 +73,15 @@ def merge(
         "dtype": dtype,
         "base_quantizer": merged.quantizer,
         "approximate": approximate,
-        "merge_error": None if trained is None else trained.value,
+        "merge_error": None if trained is None else float(trained.value),
         "probe_error": probed,
         "largest_logit_difference": merged.largest_difference,
     }
     emit(document, f"merged model: {out} ({dtype}, logits differ by at most {merged.largest_difference:.1e})")
     if trained is not None:
         warn(
-            f"folded {approximate}: off by {trained.value:.1%} of what the adapter changes, on "
-            f"{trained.tokens} tokens held out from its training (merge-error, from its manifest)"
+            f"folded {approximate}: off by {float(trained.value):.1%} of what the adapter changes, on "
+            f"{trained.n} tokens held out from its training (merge-error, from its manifest)"
         )
     elif probed is not None:
         warn(
@@ -93,3 +97,13 @@ def merge(
             f"the adapter was fitted to the base as {merged.quantizer} quantizes it, and written are those "
             f"weights, dequantized, in {dtype}"
         )
+
+
+def _measured_in_training(manifest: Manifest, way: str) -> EvaluationEntry | None:
+    """What the evaluator ``merge-error`` measured of a way on held-out rows, of the worst task."""
+    found = [
+        entry
+        for entry in manifest.evaluation or ()
+        if entry.metric.endswith(f".merge_error_{way}") and entry.phase == "adapter"
+    ]
+    return max(found, key=lambda entry: float(entry.value), default=None)

@@ -1,14 +1,12 @@
-"""The base of an adapter: where it lies, the plan that rebuilds the adapter over it, and its weights."""
+"""The base of an adapter: where it lies, whether it is the one, and the plan that rebuilds both."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from edgelora.engine.base import load_base, load_tokenizer, locate_base
+from edgelora.engine.base import locate_base
 from edgelora.engine.manifest_plan import plan_of
 from edgelora.known_bases import place_of_base
 from edgelora.manifest import Base, Manifest
@@ -61,40 +59,21 @@ def plan_over(
     return plan_of(manifest, registry, base=str(place), dtype=dtype)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedBase:
-    """A base, and what it was identified as.
-
-    Attributes:
-        model: A transformers causal language model, frozen, quantized as its plan says.
-        tokenizer: Its tokenizer.
-        identity: What its folder holds.
-    """
-
-    model: Any
-    tokenizer: Any
-    identity: Base
-
-
-def load_identified(
-    plan: Plan, place: Path, wanted: Base | None, device: torch.device | None = None
-) -> LoadedBase:
-    """Identify the base in a folder, load it, and see to it that it was that base which was loaded.
+@contextmanager
+def identified(place: Path, wanted: Base | None) -> Iterator[Base]:
+    """Identify the base in a folder, and see to it that it is that base which is loaded inside.
 
     Args:
-        plan: Names the base in ``place``, its quantizer and the modules to skip.
         place: Its folder.
         wanted: What an adapter was trained on; None takes whatever is there.
-        device: Where to load; the first GPU, or the CPU, when left out.
 
     Raises:
         WrongBase: It is another base than ``wanted``.
-        ModelError: It cannot be loaded, or changed meanwhile.
+        ModelError: It cannot be read, or changed meanwhile.
     """
     state = state_of_base(place)
     identity = identify_base(place)
     if wanted is not None:
         check_base(wanted, identity, str(place))
-    model, tokenizer = load_base(plan, device), load_tokenizer(place)
+    yield identity
     check_base_unchanged(place, state)
-    return LoadedBase(model, tokenizer, identity)

@@ -12,9 +12,9 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from edgelora.capabilities import StockPeft, TaskAware
-from edgelora.engine.adapter_base import base_of, load_identified, plan_over
+from edgelora.engine.adapter_base import base_of, identified, plan_over
 from edgelora.engine.as_found import AsFound
-from edgelora.engine.base import locate_base
+from edgelora.engine.base import load_base, load_tokenizer, locate_base
 from edgelora.engine.effect import embeds_alike
 from edgelora.engine.inject import adapter_tensors, inject, is_named, plain_linears, replace_module
 from edgelora.engine.linears import quantize_linear, unfrozen
@@ -113,10 +113,10 @@ def load_adapted(
     plan = plan_over(manifest, place, prepared_base(place), registry, dtype)
     if in_files and can_stay_in_files(plan):
         plan, device = left_in_files(plan), torch.device("cpu")
-    base_there = load_identified(plan, place, manifest.base, device)
-    model = base_there.model
+    with identified(place, manifest.base):
+        model, tokenizer = load_base(plan, device), load_tokenizer(place)
     layers = _put_on(model, folder, manifest, plan)
-    return Adapted(adapted_model(model, layers), base_there.tokenizer, layers, manifest, plan)
+    return Adapted(adapted_model(model, layers), tokenizer, layers, manifest, plan)
 
 
 def apply(model: Any, reference: str, registry: Registry | None = None) -> Mapping[str, nn.Module]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -14,31 +13,7 @@ from edgelora.engine.inject import replace_module
 from edgelora.engine.whole_model import WholeModel
 from edgelora.errors import ExportUnsupported
 from edgelora.layers import FrozenLinear, LowRankLinear, frozen_part
-from edgelora.manifest import Manifest
 from edgelora.protocols import Factors, Site
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOutError:
-    """What an approximation loses on rows held out from training, as evaluators measured it then.
-
-    Attributes:
-        value: ‖approximated − adapted‖ / ‖adapted − base‖ of the logits, of the worst task.
-        tokens: Measured.
-    """
-
-    value: float
-    tokens: int
-
-
-def held_out_error(manifest: Manifest, way: str) -> HeldOutError | None:
-    """What ``"<task>.merge_error_<way>"`` of an adapter's manifest says; None where no rows were held out."""
-    found = [
-        HeldOutError(float(entry.value), entry.n)
-        for entry in manifest.evaluation or ()
-        if entry.metric.endswith(f".merge_error_{way}") and entry.phase == "adapter"
-    ]
-    return max(found, key=lambda each: each.value, default=None)
 
 
 @torch.no_grad()
@@ -53,7 +28,7 @@ def approximate(adapted: Adapted, way: str) -> float:
 
     Returns:
         ‖approximated − adapted‖ / ‖adapted − base‖ of a probe's logits: 0 where nothing is lost. The probe is
-        no text, and norms seen in training do not suit it: `held_out_error` is of rows that are.
+        no text, and norms seen in training do not suit it.
 
     Raises:
         ExportUnsupported: The adapter has no such way, needs none, or has not seen what the way takes.

@@ -92,7 +92,8 @@ def merge(
     plus the adapter's change, rounded once to ``dtype``. Nothing is written in four bits: requantizing would
     cost more than a small adapter changes. An adapted embedding whose head is tied to it gets rows of its
     own, for the head's did not change. ``adapted`` cannot be used afterwards: layer by layer its weights are
-    let go as the merged ones are made.
+    let go as the merged ones are made, and from then on glibc returns what this process frees at once, as
+    `edgelora.engine.allocator` tells.
 
     Args:
         adapted: In float32; see `load_to_merge`.

@@ -8,7 +8,7 @@ from importlib import import_module
 
 import pytest
 
-from edgelora.engine import adapter_base, apply, base
+from edgelora.engine import apply, base
 from edgelora.engine.adopting import adopt
 from edgelora.errors import ModelError
 from edgelora.run import run
@@ -45,7 +45,7 @@ def changing(folder):
 
 def test_an_adapter_is_not_applied_to_a_base_that_changed(theirs, folder, registry, tmp_path, monkeypatch):
     adapter = adopt(theirs, registry, tmp_path / "out").folder
-    monkeypatch.setattr(adapter_base, "load_base", changing(folder))
+    monkeypatch.setattr(apply, "load_base", changing(folder))
     with pytest.raises(ModelError, match=CHANGED):
         apply.load_adapted(str(adapter), registry)
 

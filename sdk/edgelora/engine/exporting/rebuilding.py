@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from edgelora.capabilities import ApproximatelyLowRank, Exportable, LowRank, TaskAware
-from edgelora.engine.adapter_base import load_identified
+from edgelora.engine.adapter_base import identified
 from edgelora.engine.apply import load_tensors, read_tensors
+from edgelora.engine.base import load_base
 from edgelora.engine.component import peft_shape
 from edgelora.engine.estimating.shape_model import read_config
 from edgelora.engine.exporting.base_config import find_config_folder
@@ -60,7 +61,8 @@ def rebuilt_forms(
     except torch.linalg.LinAlgError:
         reads_base = True
     if reads_base:
-        model = load_identified(plan, place, source.manifest.base).model
+        with identified(place, source.manifest.base):
+            model = load_base(plan)
         layers = _rebuilt(model, plan, source, wanted)
     forms: dict[str | None, PeftFiles] = {}
     for task in _tasks(layers, plan, wanted, source):

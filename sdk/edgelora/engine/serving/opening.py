@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 import torch
 
-from edgelora.engine.adapter_base import base_of, load_identified, plan_over
-from edgelora.engine.base import locate_base
+from edgelora.engine.adapter_base import base_of, identified, plan_over
+from edgelora.engine.base import load_base, load_tokenizer, locate_base
 from edgelora.engine.inject import plain_linears
 from edgelora.engine.linears import freeze
 from edgelora.engine.serving.adapter_set import AdapterSet
@@ -78,10 +78,10 @@ def open_base(plan: Plan, registry: Registry, device: torch.device | None = None
 def _open(plan: Plan, registry: Registry, device: torch.device | None, wanted: Base | None) -> AdapterSet:
     """`open_base`, refused where it is another base than ``wanted``."""
     place = locate_base(plan.recipe.base, plan.recipe.revision)
-    found = load_identified(plan, place, wanted, device)
-    model = found.model.eval()
+    with identified(place, wanted) as identity:
+        model, tokenizer = load_base(plan, device).eval(), load_tokenizer(place)
     read_head_once(model)  # for good: its generate is called by others too
     linears = {name: freeze(linear) for name, linear in plain_linears(model).items()}
     record = prepared_base(place)
-    served = ServedBase(model, found.tokenizer, plan, place, found.identity, record, linears)
+    served = ServedBase(model, tokenizer, plan, place, identity, record, linears)
     return AdapterSet(served, registry)
