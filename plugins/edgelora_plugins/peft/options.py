@@ -31,7 +31,8 @@ _TYPES: dict[str, Any] = {
     "null": None,
 }
 _COUNT = Annotated[int, Field(ge=1)]
-_NO_SIZES = ("seed", "niter")
+_NO_SIZES = ("seed", "niter", "num_frozen_tokens", "oft_block_size", "boft_block_size")
+"""Endings of numbers that may be 0: a block size of OFT and BOFT must be where blocks are counted instead."""
 _MEANINGS = {
     "r": "Rank.",
     "target_modules": 'Modules to adapt: names, one regular expression, or "all-linear"; by default PEFT\'s '

@@ -105,6 +105,7 @@ def test_what_may_be_0_in_peft_may_be_0():
     plan(adapter={"name": "peft:oft", "r": 0})
     plan(adapter={"name": "peft:waveft", "random_loc_seed": 0})
     plan(adapter={"name": "peft:psoft", "psoft_svd_lowrank_niter": 0})
+    plan(adapter={"name": "peft:cartridge", "num_virtual_tokens": 4, "num_frozen_tokens": 0})
 
 
 @pytest.mark.parametrize("name", ["peft:poly", "peft:POLY", "poly"])

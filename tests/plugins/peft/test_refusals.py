@@ -111,6 +111,18 @@ def test_what_patterns_choose_is_kept(plan_of):
         inject(load_base(plan), plan)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("oft", {"r": 8, "oft_block_size": 0}),
+        ("boft", {"boft_block_num": 8, "boft_block_size": 0}),
+    ],
+)
+def test_blocks_may_be_counted_instead_of_sized(plan_of, name, options):
+    plan = plan_of(name, options)
+    inject(load_base(plan), plan)
+
+
 def test_an_adapter_in_which_nothing_learns_is_refused(refused):
     refusal = refused("trainable-tokens", {"token_indices": []})
     assert refusal.problem == "with these options adapter peft:trainable-tokens has nothing that learns"
