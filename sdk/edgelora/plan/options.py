@@ -41,4 +41,6 @@ def options_defect(model: object) -> tuple[str, str] | None:
             "an option cannot be called 'name', which is the part's own key in a recipe",
             "rename the option",
         )
+    if hidden := sorted(model.model_fields.keys() & vars(Options).keys()):
+        return f"an option cannot be called {hidden[0]!r}, which is a method of Options", "rename the option"
     return None

@@ -21,6 +21,9 @@ class BlockOptions(Options):
 class Named(Options):
     name: str = ""
 
+class Noted(Options):
+    notes: str = ""
+
 class Loose(Options, extra="allow"):
     pass
 """
@@ -62,6 +65,7 @@ def test_options_named_by_string_are_imported_and_validated_when_planned(
         ("fake_odd_option:BlockOptions", "there is no module fake_odd_option", ""),
         ("fake_odd_options:SOURCE", "options is 3, not a subclass of Options", "derive the options from"),
         ("fake_odd_options:Named", "an option cannot be called 'name'", "rename the option"),
+        ("fake_odd_options:Noted", "an option cannot be called 'notes', which is a method of", "rename the"),
         ("fake_odd_options:Loose", "Loose lets unknown options pass", "remove extra="),
         ("fake_failing_options:A", "importing fake_failing_options: NameError", ""),
     ],
