@@ -16,7 +16,7 @@ class AsFound:
 
     def __init__(self, model: nn.Module) -> None:
         self._made = {
-            module: (dict(module._modules), dict(module._parameters), module.training)
+            module: (dict(module._modules), dict(module._parameters), dict(module._buffers), module.training)
             for module in model.modules()
         }
         self._learning = [(weight, weight.requires_grad) for weight in model.parameters()]
@@ -24,12 +24,13 @@ class AsFound:
     @property
     def children(self) -> Mapping[nn.Module, Mapping[str, nn.Module | None]]:
         """The modules of each module."""
-        return {module: children for module, (children, _, _) in self._made.items()}
+        return {module: children for module, (children, *_) in self._made.items()}
 
     def give_back(self) -> None:
         """Let each module be made of what it was made of, and learn or not as it did."""
-        for module, (children, parameters, training) in self._made.items():
+        for module, (children, parameters, buffers, training) in self._made.items():
             module._modules, module._parameters = dict(children), dict(parameters)
+            module._buffers = dict(buffers)
             module.training = training
         for weight, learns in self._learning:
             weight.requires_grad_(learns)
