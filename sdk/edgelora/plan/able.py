@@ -43,7 +43,7 @@ def have_factors(reference: str, component: Component, registry: Registry) -> st
     kind = (component.config.get("peftSettings") or {}).get("peft_type")
     if kind in PRODUCTS_OF_PEFT and PLAIN_LORA_FILE in component.files:
         return (
-            f"take it in as the low-rank product that it is: edgelora export peft {reference} --out DIR, "
+            f"take it in as an adapter of edgelora's own: edgelora export peft {reference} --out DIR, "
             "then edgelora adopt DIR"
         )
     return f"train again with {adapter_that_is(LowRank.__name__, registry)}"
