@@ -16,7 +16,7 @@ from typing import NoReturn
 import click
 
 from edgelora.errors import DiskFull, EdgeloraError, UnusableFile
-from edgelora_cli.console import Settings, print_error, silence_stdout
+from edgelora_cli.console import Settings, print_error, silence_stdout, warnings_in_words
 from edgelora_cli.root import root
 
 __all__ = ["main", "run_command"]
@@ -73,7 +73,8 @@ def _invoke(context: click.Context) -> None:
         UnusableFile: A place cannot be read or written.
     """
     try:
-        root.invoke(context)
+        with warnings_in_words():
+            root.invoke(context)
         sys.stdout.flush()
     except BrokenPipeError:
         raise

@@ -62,6 +62,8 @@ def adopt(
         "tree_digest": manifest.tree_digest,
         "difference": done.difference,
     }
-    text = f"adopted {done.kind} as {done.folder}; its logits differ from PEFT's by {done.difference:.2g}"
+    # Two plain words with a slash between would name an adapter in a store.
+    place = done.folder if done.folder.is_absolute() else f"./{done.folder}"
+    text = f"adopted {done.kind} as {place}; its logits differ from PEFT's by {done.difference:.2g}"
     emit(document, f"{text}\n  base {manifest.base.repo}, {manifest.license}")
-    note(f"next: edgelora push {done.folder} {name or 'NS/NAME'}")
+    note(f"next: edgelora push {place} {name or 'NS/NAME'}")

@@ -9,13 +9,16 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from edgelora_cli.terminal import coloured, one_line, plain
+
+FOR_AUTHORS = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
 
 
 @dataclass
@@ -66,6 +69,20 @@ def note(line: str = "") -> None:
 def warn(line: str) -> None:
     """Tell a human what may be wrong, on stderr, even with ``--quiet``."""
     click.echo(f"{style('warning:', fg='yellow')} {plain(line)}", err=True)
+
+
+@contextmanager
+def warnings_in_words() -> Iterator[None]:
+    """Inside, what Python warns of is told as `warn` tells it; deprecations only with ``--verbose``."""
+    import warnings
+
+    def tell(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if settings().verbose or not issubclass(category, FOR_AUTHORS):
+            warn(" ".join(str(message).split()))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = tell
+        yield
 
 
 def print_problem(name: str, problem: str, fix: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgelora.files import refuse_existing
 from edgelora_cli.commands import Group, threads_option
 from edgelora_cli.console import emit, note, warn
 from edgelora_cli.dependencies import need_train_extra
@@ -127,6 +128,7 @@ def gguf(
 def base_command(adapter: str, out: Path, dtype: Dtype, base: str | None, threads: int | None) -> None:
     """Write the quantized base an adapter was fitted to as a plain model, which any tool loads."""
     need_train_extra("writing a base")
+    refuse_existing(out.absolute())
     from edgelora.engine.exporting import export_base
     from edgelora_cli.models import use_threads
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgelora.files import refuse_existing
 from edgelora_cli.commands import Command, rank_option, threads_option
 from edgelora_cli.console import emit, note, warn
 
@@ -51,6 +52,8 @@ def merge(
     from edgelora_cli.dependencies import need_train_extra
 
     need_train_extra("merging")
+    # Loading a base can take minutes.
+    refuse_existing(out.absolute())
 
     import torch
 

@@ -95,6 +95,16 @@ def publish_directory(staging: Path, target: Path) -> None:
         fsync_dir(staging.parent)
 
 
+def refuse_existing(target: Path) -> None:
+    """Refuse a place before work is done for it; `publish_new_directory` refuses it in the end too.
+
+    Raises:
+        TargetExists: Something is there.
+    """
+    if os.path.lexists(target):
+        raise TargetExists(f"{target} exists already", fix="remove it, or pass another place: --out")
+
+
 def publish_new_directory(staging: Path, target: Path) -> None:
     """As `publish_directory`, where nothing may be at ``target`` yet (``RENAME_NOREPLACE``, Linux 3.15).
 

@@ -33,6 +33,8 @@ def test_an_adapter_is_adopted_pushed_and_pulled(edgelora, source):
         "micro",
     )
     assert "names no licence" in ran.err
+    # Without the dot every other command would look for it in a store.
+    assert "next: edgelora push ./adopted/theirs acme/theirs@1.0.0" in ran.err
     assert "adopted   sha256:" in edgelora("show", "./adopted/theirs").out
     assert edgelora("push", "adopted/theirs", "acme/theirs@1.0.0").exit_code == 0
     assert edgelora("pull", "acme/theirs").exit_code == 0

@@ -1,9 +1,10 @@
 import json
+import warnings
 
 import click
 import pytest
 
-from edgelora_cli.console import Settings, confirm, emit, note, table, warn
+from edgelora_cli.console import Settings, confirm, emit, note, table, warn, warnings_in_words
 
 
 @pytest.fixture
@@ -27,6 +28,19 @@ def test_quiet_leaves_out_notes_but_not_warnings(context, capsys):
     note("said")
     warn("said as well")
     assert capsys.readouterr().err == "warning: said as well\n"
+
+
+def test_python_warnings_are_told_in_words_and_deprecations_to_whoever_asks(context, capsys):
+    def told() -> str:
+        with warnings_in_words():
+            warnings.simplefilter("always")
+            warnings.warn("numbers were\nlost", stacklevel=1)
+            warnings.warn("is renamed", FutureWarning, stacklevel=1)
+        return capsys.readouterr().err
+
+    assert told() == "warning: numbers were lost\n"
+    context.obj.verbose = True
+    assert told() == "warning: numbers were lost\nwarning: is renamed\n"
 
 
 def test_yes_answers_a_question(context):

@@ -48,6 +48,14 @@ def test_an_existing_target_exits_3(edgelora, adapter):
     assert "error[target-exists]" in ran.err
 
 
+@pytest.mark.parametrize("command", [("merge", "--adapter"), ("export", "base")])
+def test_an_existing_target_is_refused_before_anything_is_loaded(edgelora, command):
+    Path("out").mkdir()
+    ran = edgelora(*command, "./nowhere", "--out", "out")
+    assert ran.exit_code == 3
+    assert "out exists already\n  fix: remove it, or pass another place: --out" in ran.err
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_may_not_be_written_is_named(edgelora, adapter):
     Path("locked").mkdir(mode=0o500)

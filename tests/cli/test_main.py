@@ -1,6 +1,5 @@
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -108,11 +107,8 @@ def test_quiet_leaves_out_what_libraries_warn_of_but_not_what_they_fail_with(env
         assert done.returncode == 0
         return done.stderr
 
-    assert told().count("a library speaks") >= 3
-    for flag in ("--quiet", "-q"):
-        assert re.fullmatch(
-            r"a library fails\n.*noisy\.py:\d+: EdgeloraWarning: edgelora speaks\n.*\n", told(flag)
-        )
+    assert told("--verbose").count("a library speaks") >= 3
+    assert told("--quiet") == told("-q") == "a library fails\nwarning: edgelora speaks\n"
 
 
 def test_quiet_gives_logging_and_the_environment_back_as_they_were(monkeypatch):

@@ -3,10 +3,14 @@
 PEFT, github.com/huggingface/peft. Options are the fields of the method's own configuration.
 """
 
+import logging
 from collections.abc import Iterable
 
 from edgelora import Derivative, Part, hookimpl
 from edgelora_plugins.peft.methods import METHODS
+
+# PEFT loads bitsandbytes, which tells of an optional kernel for CPUs that it computes without.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "gemm_4bit" not in record.msg)
 
 
 @hookimpl

@@ -38,7 +38,7 @@ def make_room_for_biases(model: Any) -> None:
         raise ExportUnsupported(
             f"{without[0]} got a bias, and transformers gives a {type(model).__name__} no place for it "
             f"({len(without)} such)",
-            fix="apply the adapter unmerged: edgelora generate --adapter",
+            fix="apply the adapter unmerged: edgelora generate --adapter REF",
         )
     for field in _fields(model.config):
         setattr(model.config, field, getattr(config, field))

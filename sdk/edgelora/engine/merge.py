@@ -22,8 +22,8 @@ from edgelora.engine.inject import replace_module
 from edgelora.engine.linears import plain_linear
 from edgelora.engine.pack import flush_files
 from edgelora.engine.whole_model import WholeModel
-from edgelora.errors import ModelError, TargetExists
-from edgelora.files import disk_full_is_an_error, make_dirs, publish_new_directory
+from edgelora.errors import ModelError
+from edgelora.files import disk_full_is_an_error, make_dirs, publish_new_directory, refuse_existing
 from edgelora.layers import FrozenEmbedding, FrozenLinear, frozen_part, merge_bias_into, merge_into
 from edgelora.registry import Registry
 
@@ -107,10 +107,9 @@ def merge(
         TargetExists: ``folder`` is there already.
         DiskFull: No space is left; nothing stays behind.
     """
+    refuse_existing(folder)
     if isinstance(adapted.layers, WholeModel):
-        adapted = replace(adapted, model=adapted.layers.folded(adapted.manifest.identity.name))
-    if folder.exists():
-        raise TargetExists(f"{folder} exists already", fix="remove it, or pass another folder")
+        adapted = replace(adapted, model=adapted.layers.folded(adapted.manifest))
     quantizer = adapted.plan.parts["quantizer"]
     before = probe_logits(adapted.model)
     # What each layer takes for a moment would leave holes between the merged weights.

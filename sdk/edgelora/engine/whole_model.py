@@ -12,7 +12,10 @@ from edgelora.capabilities import AdaptsModel, FoldsIntoModel, StockPeft
 from edgelora.engine.as_found import AsFound
 from edgelora.errors import ExportUnsupported, PlanError, PluginBug
 from edgelora.layers import FrozenEmbedding, FrozenLinear
+from edgelora.manifest import Manifest
+from edgelora.manifest.requirements import only_component
 from edgelora.plan import Plan
+from edgelora.plan.able import into_own
 
 FROZEN = (FrozenLinear, FrozenEmbedding)
 """What an adapted layer wraps, for ``isinstance``."""
@@ -75,19 +78,23 @@ class WholeModel(Mapping[str, nn.Module]):
         """``source``, which knows linears by their names in the base, by those they have in `model`."""
         return lambda name: source(self._names.get(self.model.get_submodule(name), name))
 
-    def folded(self, name: str) -> Any:
+    def folded(self, manifest: Manifest) -> Any:
         """A model of the base's architecture that computes what the adapted one does; see `FoldsIntoModel`.
 
         Args:
-            name: Of the adapter.
+            manifest: Of the adapter.
 
         Raises:
             ExportUnsupported: There is none.
         """
         if not isinstance(self.adapter, FoldsIntoModel):
+            own = into_own("REF", only_component(manifest))
             raise ExportUnsupported(
-                f"adapter {name} changes the model as a whole, and cannot be folded into its weights",
-                fix="apply the adapter unmerged: edgelora generate --adapter REF",
+                f"adapter {manifest.identity.name} changes the model as a whole, and cannot be folded into "
+                "its weights",
+                fix=f"{own}, which is merged"
+                if own
+                else "apply the adapter unmerged: edgelora generate --adapter REF",
             )
         return self.adapter.folded(self.model)
 

@@ -159,7 +159,8 @@ def merge_into(layer: nn.Module, weight: Tensor, name: str = "this layer") -> Te
         raise ExportUnsupported(
             f"no single weight computes exactly what {name} computes",
             fix="apply the adapter unmerged: edgelora generate --adapter REF, or fold it with an error that "
-            f"is measured: edgelora merge --adapter REF --approximate {' | '.join(layer.approximations())}",
+            "is measured: edgelora merge --adapter REF --out DIR "
+            f"--approximate {' | '.join(layer.approximations())}",
         )
     raise ExportUnsupported(
         f"what {name} computes cannot be folded into one weight",

@@ -38,12 +38,19 @@ def is_folded(abilities: Collection[str]) -> bool:
     return not FOLDED.isdisjoint(abilities)
 
 
+def into_own(reference: str, component: Component) -> str | None:
+    """How an adapter of PEFT is made one of edgelora's own; None where that cannot be."""
+    kind = (component.config.get("peftSettings") or {}).get("peft_type")
+    if kind not in PRODUCTS_OF_PEFT or PLAIN_LORA_FILE not in component.files:
+        return None
+    return (
+        f"take it in as an adapter of edgelora's own: edgelora export peft {reference} --out DIR, "
+        "then edgelora adopt DIR"
+    )
+
+
 def have_factors(reference: str, component: Component, registry: Registry) -> str:
     """What to do about an adapter without low-rank factors, for someone who needs them."""
-    kind = (component.config.get("peftSettings") or {}).get("peft_type")
-    if kind in PRODUCTS_OF_PEFT and PLAIN_LORA_FILE in component.files:
-        return (
-            f"take it in as an adapter of edgelora's own: edgelora export peft {reference} --out DIR, "
-            "then edgelora adopt DIR"
-        )
+    if product := into_own(reference, component):
+        return product
     return f"train again with {adapter_that_is(LowRank.__name__, registry)}"

@@ -39,6 +39,12 @@ def test_every_type_of_peft_and_every_field_is_there():
     assert list(METHODS) == sorted(METHODS)
 
 
+def test_loading_peft_tells_nothing_of_optional_kernels():
+    code = "import edgelora_plugins.peft.adapter"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
+    assert "gemm_4bit" not in told
+
+
 def test_a_method_is_planned_without_importing_peft():
     code = (
         "import sys; from edgelora.plan import make_plan; from edgelora.recipe import make_recipe; "

@@ -103,7 +103,7 @@ def test_folding_is_refused_and_names_the_ways(adapter):
     weight = layers[1].base.dequantize()
     with pytest.raises(ExportUnsupported, match="no single weight computes exactly") as caught:
         merge_into(layers[1], weight, "q")
-    assert f"--approximate {' | '.join(layers[1].approximations())}" in caught.value.fix
+    assert f"--out DIR --approximate {' | '.join(layers[1].approximations())}" in caught.value.fix
 
 
 @pytest.mark.parametrize("adapter", CARRYING)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -195,6 +196,18 @@ def test_merging_is_refused_with_the_alternative(trained, registry, tiny_base, t
         merge(adapted, tmp_path / "merged")
     assert caught.value.fix == "apply the adapter unmerged: edgelora generate --adapter REF"
     assert not (tmp_path / "merged").exists()
+
+
+def test_merging_a_product_of_peft_names_the_way_to_it(trained, registry, tiny_base, tmp_path):
+    adapted = load_adapted(str(trained["shared-scale"].folder), registry, base=str(tiny_base))
+    (component,) = adapted.manifest.components
+    changes = {"config": {"peftSettings": {"peft_type": "VERA"}}, "files": ("adapter_model.safetensors",)}
+    manifest = adapted.manifest.model_copy(update={"components": (component.model_copy(update=changes),)})
+    with pytest.raises(ExportUnsupported) as caught:
+        merge(replace(adapted, manifest=manifest), tmp_path / "merged")
+    assert caught.value.fix.endswith(
+        "edgelora export peft REF --out DIR, then edgelora adopt DIR, which is merged"
+    )
 
 
 @pytest.mark.parametrize(

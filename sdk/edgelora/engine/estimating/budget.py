@@ -124,6 +124,8 @@ def _nearest(plan: Plan, around: Surroundings, budget: int, obstacle: str | None
         except EdgeloraError:  # some part refuses it
             return math.inf
 
+    if around.on_cpu and budget <= around.runtime:
+        return f"raise memory_budget: Python and the libraries alone take {size_text(around.runtime)}"
     deadline = time.monotonic() + SEARCH_S
     none = "no change of settings fits: raise memory_budget, or take a smaller base"
     unknown = (

@@ -162,6 +162,12 @@ def test_what_nothing_helps_is_said(plan, around):
     assert "raise memory_budget" in raised.value.fix
 
 
+def test_what_python_alone_takes_is_not_for_a_smaller_base_to_save(plan, around):
+    with pytest.raises(MemoryBudgetExceeded) as raised:
+        choose_placement(plan(memory_budget="100MiB"), replace(around, runtime=400 * 2**20))
+    assert raised.value.fix == "raise memory_budget: Python and the libraries alone take 400 MiB"
+
+
 def test_on_a_gpu_the_process_does_not_count(plan, around, peaks):
     made = plan(memory_budget="1TiB")
     on_gpu = predict(made, replace(around, on_cpu=False, runtime=10**9), alternatives(made)[0])
