@@ -12,7 +12,13 @@ from edgelora.errors import OptionsError
 from edgelora.layers import FrozenLinear
 from edgelora_plugins.peft.options import PeftOptions
 
-_LISTS = ("target_modules", "exclude_modules", "feedforward_modules", "modules_to_save")
+_LISTS = {
+    "target_modules": ".",
+    "exclude_modules": ".",
+    "feedforward_modules": ".",
+    "modules_to_save": "",
+}
+"""What PEFT asks for between a name of such a list and what stands before it."""
 _ALL_LINEAR = "all-linear"
 
 
@@ -23,10 +29,10 @@ def check_names(options: PeftOptions, model: nn.Module) -> None:
         OptionsError: One stands for no module, or for no block.
     """
     names = [name for name, _ in model.named_modules() if name]
-    for field in _LISTS:
+    for field, between in _LISTS.items():
         given = getattr(options, field, None)
         for each in given if isinstance(given, list) else ():
-            if not any(name == each or name.endswith(f".{each}") for name in names):
+            if not any(name == each or name.endswith(between + each) for name in names):
                 _refuse(options, f"{field}: {each!r} names no module", each, model)
         expression = given if isinstance(given, str) and given.lower() != _ALL_LINEAR else None
         if expression is not None and not _matches(options, field, f"({expression})$", names):

@@ -111,6 +111,12 @@ def test_what_patterns_choose_is_kept(plan_of):
         inject(load_base(plan), plan)
 
 
+def test_modules_to_save_are_named_by_any_ending_as_in_peft(plan_of, refused):
+    plan = plan_of("vera", {"r": 4, "modules_to_save": ["layernorm"]})
+    inject(load_base(plan), plan)
+    assert "'layernorms' names no module" in refused("vera", {"modules_to_save": ["layernorms"]}).problem
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
