@@ -56,9 +56,11 @@ class PeftAdapter:
         named = [*model.named_parameters(), *model.named_buffers()]
         self._base = {id(tensor): tensor for _, tensor in named}
         before = [(name, tensor, _glimpse(tensor)) for name, tensor in named if not tensor.is_meta]
-        with _refusals(self.options, model), heard(self.options), _described_weights(model):
-            check_names(self.options, model)
-            self.tuned = get_peft_model(model, self.config)
+        check_names(self.options, model)
+        with heard(self.options):
+            with _refusals(self.options, model), _described_weights(model):
+                self.tuned = get_peft_model(model, self.config)
+            # Before what was heard, which does not say where.
             check_kept(self.options, self.tuned, self.name)
         if moved := [name for name, tensor, seen in before if not torch.equal(_glimpse(tensor), seen)]:
             raise ValueError(

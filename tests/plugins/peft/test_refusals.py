@@ -140,6 +140,7 @@ def test_an_adapter_in_which_nothing_learns_is_refused(refused):
         ("oft", {"oft_block_size": 7}, "oft_block_size is 7, and PEFT "),
         ("vblora", {"vector_length": 7}, "raised ValueError: `in_features` "),
         ("vera", {"target_modules": ["nowhere"]}, "'nowhere' names no module"),
+        ("vera", {"target_modules": "q_proj("}, "target_modules holds no regular expression"),
     ],
 )
 def test_an_estimate_refuses_the_same(plan_of, name, options, problem):
