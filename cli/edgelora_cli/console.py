@@ -76,8 +76,11 @@ def warnings_in_words() -> Iterator[None]:
     """Inside, what Python warns of is told as `warn` tells it; deprecations only with ``--verbose``."""
     import warnings
 
+    # Here, for other threads warn too, and have no command.
+    told = settings()
+
     def tell(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        if settings().verbose or not issubclass(category, FOR_AUTHORS):
+        if told.verbose or not issubclass(category, FOR_AUTHORS):
             warn(" ".join(str(message).split()))
 
     with warnings.catch_warnings():

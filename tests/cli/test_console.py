@@ -1,5 +1,6 @@
 import json
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import click
 import pytest
@@ -41,6 +42,13 @@ def test_python_warnings_are_told_in_words_and_deprecations_to_whoever_asks(cont
     assert told() == "warning: numbers were lost\n"
     context.obj.verbose = True
     assert told() == "warning: numbers were lost\nwarning: is renamed\n"
+
+
+def test_warnings_of_other_threads_are_told_too(context, capsys):
+    with warnings_in_words(), ThreadPoolExecutor() as threads:
+        warnings.simplefilter("always")
+        threads.submit(warnings.warn, "numbers were lost", stacklevel=1).result()
+    assert capsys.readouterr().err == "warning: numbers were lost\n"
 
 
 def test_yes_answers_a_question(context):
