@@ -86,7 +86,9 @@ def evaluate(
                 rank=rank,
             )  # fmt: skip
         except WrongBase as error:
-            raise WrongBase(error.problem, fix="name its base in the recipe: --set base=FOLDER") from error
+            # Which base, it says; here it stands in the recipe.
+            fix = error.fix.replace("--base FOLDER", "--set base=FOLDER")
+            raise WrongBase(error.problem, fix=fix) from error
     over = opened.plan or plan
     _tell_other_weights(plan, over)
     past: Past = {}

@@ -45,7 +45,8 @@ def test_the_recipes_threads_are_used_unless_the_flag_names_others(edgelora, thr
 def test_an_adapter_of_another_base_is_refused_with_where_to_name_its_own(edgelora):
     write_adapter(Path("adapter"))
     ran = edgelora("evaluate", recipe(), "--adapter", "./adapter")
-    assert ran.exit_code == 7 and "fix: name its base in the recipe: --set base=FOLDER" in ran.err
+    assert ran.exit_code == 7 and "as the base: --set base=FOLDER\n" in ran.err
+    assert "fix: pass the folder of " in ran.err
 
 
 def test_nothing_to_measure_is_refused(edgelora):
