@@ -43,7 +43,7 @@ def run_command(arguments: Sequence[str]) -> int:
     except click.exceptions.Exit as exit_request:
         return exit_request.exit_code
     except click.ClickException as error:
-        return _usage(error, settings)
+        return _usage(error, settings, arguments)
     except EdgeloraError as error:
         print_error(settings, error.id, error.problem, error.fix, exit_code=error.exit_code)
         return error.exit_code
@@ -92,10 +92,22 @@ def _invoke(context: click.Context) -> None:
         ) from error
 
 
-def _usage(error: click.ClickException, settings: Settings) -> int:
-    command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "edgelora"
+def _usage(error: click.ClickException, settings: Settings, arguments: Sequence[str]) -> int:
+    # An option that lacks its value is refused before click notes of which command.
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = context.command_path if context else _named_in(arguments)
     print_error(settings, "usage", error.format_message(), f"see {command} --help", exit_code=error.exit_code)
     return error.exit_code
+
+
+def _named_in(arguments: Sequence[str]) -> str:
+    """The command that a command line names first, as ``"edgelora bases list"``."""
+    group: click.Command = root
+    path = "edgelora"
+    for word in arguments:
+        if isinstance(group, click.Group) and (found := group.get_command(click.Context(group), word)):
+            group, path = found, f"{path} {word}"
+    return path
 
 
 def _unexpected(error: Exception, settings: Settings) -> int:

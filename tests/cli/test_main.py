@@ -76,6 +76,12 @@ def test_wrong_options_are_usage_errors_with_a_place_to_look(edgelora):
     assert ran.document["error"]["fix"] == "see edgelora plugins list --help"
 
 
+@pytest.mark.parametrize("words", [("merge", "--approximate"), ("bases", "prepare", "micro", "--quantizer")])
+def test_an_option_without_its_value_leads_to_the_help_of_its_command(edgelora, words):
+    command = " ".join(word for word in words if word != "micro" and not word.startswith("-"))
+    assert edgelora(*words).err.endswith(f"  fix: see edgelora {command} --help\n")
+
+
 def test_a_reader_that_goes_away_is_no_error():
     piped = " ".join([*COMMAND, "plugins", "list", "--json"])
     script = f"set -o pipefail; {piped} | true; echo ${{PIPESTATUS[0]}}"

@@ -38,6 +38,14 @@ def is_folded(abilities: Collection[str]) -> bool:
     return not FOLDED.isdisjoint(abilities)
 
 
+def is_low_rank(adapter: str, registry: Registry) -> bool:
+    """Whether an installed adapter, by its qualified name, is `LowRank`."""
+    return any(
+        found.qualified_name == adapter and LowRank.__name__ in found.part.abilities
+        for found in registry.parts("adapter")
+    )
+
+
 def into_own(reference: str, component: Component) -> str | None:
     """How an adapter of PEFT is made one of edgelora's own; None where that cannot be."""
     kind = (component.config.get("peftSettings") or {}).get("peft_type")

@@ -18,7 +18,9 @@ from edgelora.manifest.base_identity import identify_base
 from edgelora.manifest.base_match import check_base
 from edgelora.manifest.lora_shapes import is_plain_lora
 from edgelora.manifest.requirements import only_component
+from edgelora.plan.able import is_low_rank
 from edgelora.protocols import Factors
+from edgelora.registry import Registry
 from edgelora.signing import check_trusted
 from edgelora.transfer import locate_adapter
 
@@ -41,6 +43,14 @@ class SiteAmplification:
     found: Amplification
 
 
+def _instead(reference: str, component: Component) -> str:
+    part = component.parts["adapter"]
+    if is_low_rank(f"{part.plugin}:{part.name}", Registry.discover()):
+        # Over a base that strangers cannot make, its tensors are no files of PEFT's.
+        return f"make it so: edgelora export peft {reference} --out DIR, then edgelora adopt DIR"
+    return "look at one that is: edgelora show tells the derivative and files of an adapter"
+
+
 def published_factors(reference: str) -> dict[str, Factors]:
     """The factors of an adapter that is published as plain LoRA, by site, from the input on.
 
@@ -61,7 +71,7 @@ def published_factors(reference: str) -> dict[str, Factors]:
     if not is_plain_lora(component):
         raise ExportUnsupported(
             f"adapter {name} is not published as plain LoRA: two factors do not say what it changes",
-            fix="look at one that is: edgelora show tells the derivative and files of an adapter",
+            fix=_instead(reference, component),
         )
     tensors = read_tensors(folder, manifest)
     of_linears = [tensor for tensor in tensors if ".lora_embedding_" not in tensor]

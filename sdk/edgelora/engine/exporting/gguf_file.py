@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from edgelora.engine.exporting.base_config import find_config_folder
 from edgelora.engine.exporting.forms import PeftFiles, forms_of
 from edgelora.engine.exporting.pairs import lora_pairs
-from edgelora.engine.exporting.peft_folder import refuse_existing
 from edgelora.engine.exporting.refusing import LLAMA_CPP, instead
 from edgelora.engine.exporting.source import Source, Wanted, open_source
 from edgelora.engine.exporting.stock_base import is_over_quantized
 from edgelora.errors import DependencyMissing, ExportUnsupported, ModelError, PlanError
-from edgelora.files import disk_full_is_an_error, make_dirs, publish_new_file
+from edgelora.files import disk_full_is_an_error, make_dirs, publish_new_file, refuse_existing
 from edgelora.manifest.base_identity import read_base_config
 from edgelora.registry import Registry
 from edgelora.version import __version__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import shutil
@@ -18,8 +17,15 @@ from edgelora.engine.exporting.forms import PeftFiles, forms_of
 from edgelora.engine.exporting.refusing import PEFT
 from edgelora.engine.exporting.source import Source, Wanted, open_source
 from edgelora.engine.exporting.stock_base import declared_base
-from edgelora.errors import ExportUnsupported, TargetExists
-from edgelora.files import disk_full_is_an_error, fsync_dir, make_dirs, publish_new_directory, write_new
+from edgelora.errors import ExportUnsupported
+from edgelora.files import (
+    disk_full_is_an_error,
+    fsync_dir,
+    make_dirs,
+    publish_new_directory,
+    refuse_existing,
+    write_new,
+)
 from edgelora.manifest.lora_shapes import PEFT_CONFIG_FILE, PLAIN_LORA_FILE
 from edgelora.registry import Registry
 
@@ -90,16 +96,6 @@ def export_peft(
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return ExportedFolder(out, source.name, base.name, base.quantization, tasks)
-
-
-def refuse_existing(out: Path) -> None:
-    """Exports take no one else's place.
-
-    Raises:
-        TargetExists: Something is at ``out``.
-    """
-    if os.path.lexists(out):
-        raise TargetExists(f"{out} exists already", fix="remove it, or pass another place: --out")
 
 
 def _check_folders(source: Source, tasks: Iterable[str]) -> None:

@@ -72,8 +72,19 @@ def test_what_cannot_be_compared_is_refused(adapters):
 
 def test_an_adapter_that_two_factors_do_not_tell_is_refused(recipe, registry, tmp_path):
     dora = run(recipe({"max_steps": 1}, derivative="dora", evaluators=[]), registry)
-    with pytest.raises(ExportUnsupported, match="is not published as plain LoRA"):
+    with pytest.raises(ExportUnsupported, match="is not published as plain LoRA") as caught:
         published_factors(str(dora.folder))
+    assert caught.value.fix.startswith("look at one that is")
+
+
+def test_lora_over_a_base_of_its_own_is_led_to_plain_lora(recipe, registry):
+    made = run(recipe({"max_steps": 1}, derivative="lora", quantizer="nf2", evaluators=[]), registry)
+    with pytest.raises(ExportUnsupported, match="is not published as plain LoRA") as caught:
+        published_factors(str(made.folder))
+    assert (
+        caught.value.fix
+        == f"make it so: edgelora export peft {made.folder} --out DIR, then edgelora adopt DIR"
+    )
 
 
 def test_embeddings_are_left_out(recipe, registry, tmp_path):
