@@ -75,6 +75,11 @@ def test_plugins_show_of_an_unknown_plugin_names_those_there_are(edgelora):
     assert "adalora, baseline" in installed
 
 
+def test_plugins_show_of_what_a_plugin_lacks_leads_to_what_it_offers(edgelora):
+    err = edgelora("plugins", "show", "peft:nosuch").err
+    assert "? see what peft offers: edgelora plugins show peft; installed are: " in err
+
+
 @pytest.mark.parametrize("name", ["peft:vera", "vera", "peft:VERA"])
 def test_plugins_show_of_a_part_shows_that_part_and_where_it_is_from(edgelora, name):
     ran = edgelora("plugins", "show", name)
