@@ -21,10 +21,10 @@ class MergeErrorOptions(Options):
     """``merge-error`` has none."""
 
     def check(self, plan: Plan) -> None:
-        """Refuse an adapter without layers that fold."""
+        """Refuse an adapter without layers that fold, where a recipe asks for this evaluator itself."""
         folding = {kind.__name__ for kind in (LowRank, Mergeable, ApproximatelyLowRank)}
         adapter = plan.parts["adapter"]
-        if folding.isdisjoint(adapter.part.abilities):
+        if folding.isdisjoint(adapter.part.abilities) and plan.recipe.evaluators is not None:
             raise CombinationError(
                 "merge-error measures how exactly layers fold into weights, and adapter "
                 f"{adapter.name!r} has none that do",

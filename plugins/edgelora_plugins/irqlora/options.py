@@ -39,9 +39,9 @@ class EntropyOptions(Options):
     """``code-entropy`` has none."""
 
     def check(self, plan: Plan) -> None:
-        """Refuse a base without codes."""
+        """Refuse a base without codes, where a recipe asks for this evaluator itself."""
         quantizer = plan.parts["quantizer"]
-        if quantizer.part.keeps_weights:
+        if quantizer.part.keeps_weights and plan.recipe.evaluators is not None:
             raise CombinationError(
                 f"code-entropy measures the codes of a quantized base, and {quantizer.name!r} makes none",
                 fix="leave code-entropy out of evaluators, or choose a quantizer: quantizer: nf4",

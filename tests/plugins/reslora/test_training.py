@@ -164,7 +164,7 @@ def test_the_command_refuses_to_fold_and_tells_the_error_where_it_is_told_to(bas
     given = ["--adapter", str(trained["reslora"].folder), "--base", str(base)]
     assert run_command(["merge", *given, "--out", str(tmp_path / "merged")]) == ExportUnsupported.exit_code
     told = " ".join(capsys.readouterr().err.split())
-    assert "edgelora merge --adapter REF --approximate by_input_norm | by_weight_norm" in told
+    assert "edgelora merge --adapter REF --out DIR --approximate by_input_norm | by_weight_norm" in told
     given += ["--approximate", "by_input_norm", "--out", str(tmp_path / "merged")]
     assert run_command(["merge", *given]) == 0
     told = " ".join(capsys.readouterr().err.split())
