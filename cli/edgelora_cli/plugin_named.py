@@ -34,9 +34,9 @@ def installed_plugin(name: str, command: str) -> PluginStatus:
     hint = f"did you mean {near[0]!r}? " if near else ""
     if name in owners:
         hint = f"{name!r} is in plugin {owners[name]}: edgelora plugins {command} {owners[name]}; "
-    plugin = name.partition(":")[0]
-    if ":" in name and plugin in found and name not in owners:
-        hint += f"see what {plugin} offers: edgelora plugins show {plugin}; "
+    owner = name.partition(":")[0]
+    if ":" in name and owner in found and name not in owners:
+        hint += f"see what {owner} offers: edgelora plugins show {owner}; "
     known = ", ".join(sorted(found)) or "none"
     raise PluginMissing(f"no plugin {name!r} is installed", fix=f"{hint}installed are: {known}")
 
