@@ -38,12 +38,12 @@ def is_folded(abilities: Collection[str]) -> bool:
     return not FOLDED.isdisjoint(abilities)
 
 
-def is_low_rank(adapter: str, registry: Registry) -> bool:
-    """Whether an installed adapter, by its qualified name, is `LowRank`."""
-    return any(
-        found.qualified_name == adapter and LowRank.__name__ in found.part.abilities
-        for found in registry.parts("adapter")
-    )
+def abilities_of(component: Component, registry: Registry) -> Collection[str] | None:
+    """Names of what the adapter of a component can do; None where its plugin is missing."""
+    part = component.parts["adapter"]
+    name = f"{part.plugin}:{part.name}"
+    found = (each for each in registry.parts("adapter") if each.qualified_name == name)
+    return next((each.part.abilities for each in found), None)
 
 
 def into_own(reference: str, component: Component) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from edgelora.capabilities import LowRank
 from edgelora.engine.adapter_base import base_of
 from edgelora.engine.apply import read_tensors
 from edgelora.engine.inject import is_named
@@ -18,7 +19,7 @@ from edgelora.manifest.base_identity import identify_base
 from edgelora.manifest.base_match import check_base
 from edgelora.manifest.lora_shapes import is_plain_lora
 from edgelora.manifest.requirements import only_component
-from edgelora.plan.able import is_low_rank
+from edgelora.plan.able import abilities_of
 from edgelora.protocols import Factors
 from edgelora.registry import Registry
 from edgelora.signing import check_trusted
@@ -44,8 +45,7 @@ class SiteAmplification:
 
 
 def _instead(reference: str, component: Component) -> str:
-    part = component.parts["adapter"]
-    if is_low_rank(f"{part.plugin}:{part.name}", Registry.discover()):
+    if LowRank.__name__ in (abilities_of(component, Registry.discover()) or ()):
         # Over a base that strangers cannot make, its tensors are no files of PEFT's.
         return f"make it so: edgelora export peft {reference} --out DIR, then edgelora adopt DIR"
     return "look at one that is: edgelora show tells the derivative and files of an adapter"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from edgelora.capabilities import ApproximatelyLowRank, LowRank
+from edgelora.capabilities import ApproximatelyLowRank
 from edgelora.engine.exporting.source import Source
 from edgelora.errors import ExportUnsupported
 from edgelora.manifest.lora_shapes import is_plain_lora
-from edgelora.plan.able import have_factors, is_folded
+from edgelora.plan.able import abilities_of, have_factors, is_folded
 from edgelora.registry import Registry
 
 
@@ -50,7 +50,9 @@ def refusal(
 
 def instead(source: Source, registry: Registry, reader: Reader, ways: Collection[str] = ()) -> str:
     """What to do with an adapter that ``reader`` cannot have; arguments as in `refusal`."""
-    abilities = _abilities(source, registry)
+    # Published as plain LoRA, it needs no plugin to be merged; where one is missing, merging says so.
+    is_plain = is_plain_lora(source.component)
+    abilities = None if is_plain else abilities_of(source.component, registry)
     place = source.folder
     merge = f"fold it into its base, as a model of its own: edgelora merge --adapter {place} --out DIR"
     if abilities is None or is_folded(abilities):
@@ -59,13 +61,3 @@ def instead(source: Source, registry: Registry, reader: Reader, ways: Collection
         return f"{merge} --approximate {' | '.join(ways) or 'WAY'}, which tells the error{reader.then}"
     factors = have_factors(str(place), source.component, registry)
     return f"{factors}; as it is, it cannot be merged, but applied: edgelora generate --adapter {place}"
-
-
-def _abilities(source: Source, registry: Registry) -> Collection[str] | None:
-    """Of the adapter's part; None where its plugin is missing, which merging then says."""
-    if is_plain_lora(source.component):
-        return (LowRank.__name__,)
-    part = source.component.parts["adapter"]
-    name = f"{part.plugin}:{part.name}"
-    found = (each for each in registry.parts("adapter") if each.qualified_name == name)
-    return next((each.part.abilities for each in found), None)
