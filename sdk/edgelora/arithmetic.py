@@ -41,15 +41,17 @@ def bits_per_parameter(parameters: int, trainable: int) -> dict[str, BitsPerPara
     """Full fine-tuning, LoRA and QLoRA of one model, without activations.
 
     Weights, gradients and adapters in 16 bit, two moments of 32 bit each; QLoRA's weights in 4 bit and its
-    constants in double quantization.
+    constants in double quantization. Where as much is trained as the model has, full fine-tuning alone.
 
     >>> bits_per_parameter(7_000_000_000, 0)["full fine-tuning"].total
     96.0
     """
+    full = {"full fine-tuning": BitsPerParameter(16.0, 0.0, 16.0, 64.0)}
+    if trainable >= parameters:
+        return full
     share = trainable / parameters
     of_adapter = 16 * share, 16 * share, 64 * share
-    return {
-        "full fine-tuning": BitsPerParameter(16.0, 0.0, 16.0, 64.0),
+    return full | {
         "LoRA": BitsPerParameter(16.0, *of_adapter),
         "QLoRA": BitsPerParameter(4 + quantization_constant_bits(double=True), *of_adapter),
     }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from edgelora.errors import PlanError
+from edgelora.module_names import is_named
 
 ATTENTION = (
     "o_proj", "out_proj", "attn.c_proj", "attention.c_proj", "attention.dense", "self_attention.dense",
@@ -21,7 +22,7 @@ def sublayer_outputs(linears: Sequence[str]) -> list[str]:
     """
     found: set[str] = set()
     for sublayer, known in (("an attention", ATTENTION), ("a feed-forward", FEED_FORWARD)):
-        ending = [name for name in linears if _is_one_of(name, known)]
+        ending = [name for name in linears if is_named(name, known)]
         if not ending:
             kinds = ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
             raise PlanError(
@@ -31,7 +32,3 @@ def sublayer_outputs(linears: Sequence[str]) -> list[str]:
             )
         found.update(ending)
     return [name for name in linears if name in found]
-
-
-def _is_one_of(name: str, suffixes: Iterable[str]) -> bool:
-    return any(name == suffix or name.endswith(f".{suffix}") for suffix in suffixes)

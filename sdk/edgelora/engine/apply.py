@@ -16,7 +16,7 @@ from edgelora.engine.adapter_base import base_of, identified, plan_over
 from edgelora.engine.as_found import AsFound
 from edgelora.engine.base import load_base, load_tokenizer, locate_base
 from edgelora.engine.effect import embeds_alike
-from edgelora.engine.inject import adapter_tensors, inject, is_named, plain_linears, replace_module
+from edgelora.engine.inject import adapter_tensors, inject, plain_linears, replace_module
 from edgelora.engine.linears import quantize_linear, unfrozen
 from edgelora.engine.manifest_plan import can_stay_in_files, left_in_files, plan_of
 from edgelora.engine.pack import NATIVE_NAME
@@ -29,6 +29,7 @@ from edgelora.layers import frozen_part
 from edgelora.manifest import Manifest
 from edgelora.manifest.base_identity import identify_base
 from edgelora.manifest.base_match import check_base
+from edgelora.module_names import is_named
 from edgelora.plan import Plan
 from edgelora.prepared import prepared_base
 from edgelora.registry import Registry

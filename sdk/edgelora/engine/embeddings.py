@@ -9,6 +9,7 @@ from torch import nn
 from edgelora.capabilities import WrapsEmbeddings
 from edgelora.errors import PlanError
 from edgelora.layers import FrozenEmbedding
+from edgelora.module_names import is_named
 from edgelora.plan import Plan
 from edgelora.plan.able import adapter_that_is
 
@@ -24,7 +25,7 @@ def embeddings_for(adapter: object, model: nn.Module, plan: Plan) -> dict[str, n
         return embeddings
     targets = plan.parts["adapter"].options.model_dump()["target_modules"]
     for name in embeddings if isinstance(targets, list) else ():
-        if any(name == target or name.endswith(f".{target}") for target in targets):
+        if is_named(name, targets):
             raise PlanError(
                 f"target_modules names the embedding {name}, and adapter {plan.parts['adapter'].name!r} "
                 "wraps linears only",

@@ -18,6 +18,7 @@ from edgelora.engine.past_sites import Past, with_past
 from edgelora.engine.whole_model import FROZEN, WholeModel, adapt_whole, modules_of, settle_modules
 from edgelora.errors import PlanError, PluginBug
 from edgelora.layers import FrozenLinear
+from edgelora.module_names import endings
 from edgelora.plan import Plan
 from edgelora.protocols import Adapter, Site
 
@@ -209,11 +210,6 @@ def plain_linears(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def is_named(name: str, patterns: Iterable[str]) -> bool:
-    """Whether one of the patterns is ``name`` or a suffix of it at a dot."""
-    return any(name == pattern or name.endswith("." + pattern) for pattern in patterns)
-
-
 def matching(linears: Iterable[str], patterns: Iterable[str], field: str) -> list[str]:
     """The names that a pattern names in full or as a suffix, in their order.
 
@@ -223,7 +219,7 @@ def matching(linears: Iterable[str], patterns: Iterable[str], field: str) -> lis
     names = list(linears)
     by_ending: dict[str, list[str]] = {}
     for name in names:
-        for ending in _endings(name):
+        for ending in endings(name):
             by_ending.setdefault(ending, []).append(name)
     chosen: set[str] = set()
     for pattern in patterns:
@@ -241,13 +237,7 @@ def matching(linears: Iterable[str], patterns: Iterable[str], field: str) -> lis
 
 def _resolve(name: str, pattern: Mapping[str, Any], default: Any) -> Any:
     """The value of the longest matching pattern: a full name wins over a suffix."""
-    return next((pattern[ending] for ending in _endings(name) if ending in pattern), default)
-
-
-def _endings(name: str) -> list[str]:
-    """The name, and what is left of it after each dot, longest first."""
-    parts = name.split(".")
-    return [".".join(parts[start:]) for start in range(len(parts))]
+    return next((pattern[ending] for ending in endings(name) if ending in pattern), default)
 
 
 def _check_rank(site: Site, shape: tuple[int, int]) -> None:

@@ -11,9 +11,10 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from edgelora.engine.inject import is_named, matching, plain_linears
+from edgelora.engine.inject import matching, plain_linears
 from edgelora.engine.linears import LINEARS, quantize_linear
 from edgelora.layers import FrozenLinear
+from edgelora.module_names import is_named
 from edgelora.protocols import Quantizer
 
 

@@ -11,6 +11,7 @@ from edgelora.capabilities import AdaptsModel, WrapsEmbeddings
 from edgelora.errors import EdgeloraError, PlanError
 from edgelora.manifest.base_identity import read_base_config, remembered_tensors_digest, weights_files
 from edgelora.manifest.tensors import MAX_BASE_HEADER, read_header
+from edgelora.module_names import is_named
 from edgelora.plan.able import adapter_that_is
 from edgelora.plan.part import PlannedPart
 from edgelora.registry import Registry
@@ -37,7 +38,7 @@ def check_embeddings(base: str, adapter: PlannedPart, registry: Registry) -> Non
     }:
         return
     for module in _with_a_row_for_each_token(base):
-        if any(module == target or module.endswith(f".{target}") for target in targets):
+        if is_named(module, targets):
             raise PlanError(
                 f"target_modules names {module}, an embedding or the output head, and adapter "
                 f"{adapter.name!r} wraps the linears inside the blocks only",

@@ -10,7 +10,6 @@ from torch import Tensor
 from edgelora.capabilities import LowRank
 from edgelora.engine.adapter_base import base_of
 from edgelora.engine.apply import read_tensors
-from edgelora.engine.inject import is_named
 from edgelora.engine.source import source_weights
 from edgelora.errors import ExportUnsupported, ModelError, PlanError, TensorsMismatch
 from edgelora.layers.subspaces import Amplification, amplification, subspace_similarity
@@ -19,6 +18,7 @@ from edgelora.manifest.base_identity import identify_base
 from edgelora.manifest.base_match import check_base
 from edgelora.manifest.lora_shapes import is_plain_lora
 from edgelora.manifest.requirements import only_component
+from edgelora.module_names import is_named
 from edgelora.plan.able import abilities_of
 from edgelora.protocols import Factors
 from edgelora.registry import Registry

@@ -14,13 +14,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from edgelora.engine.base import first_line, locate_base
 from edgelora.engine.checkpointing import enable_checkpointing
 from edgelora.engine.estimating.values import FlashAttention, on_shapes
-from edgelora.engine.inject import is_named, plain_linears, replace_module
+from edgelora.engine.inject import plain_linears, replace_module
 from edgelora.engine.linears import as_linear
 from edgelora.engine.mapped.loading import leave_in_files
 from edgelora.engine.quantized_shapes import state_shapes
 from edgelora.errors import ModelError
 from edgelora.layers import FrozenLinear
 from edgelora.layers.mapped import MappedEmbedding, MappedLinear
+from edgelora.module_names import is_named
 from edgelora.plan import Plan
 from edgelora.protocols import Quantizer
 

@@ -16,13 +16,14 @@ from transformers.pytorch_utils import Conv1D
 
 from edgelora.engine.allocator import return_freed_memory
 from edgelora.engine.bare_names import model_names
-from edgelora.engine.inject import is_named, matching, plain_linears, replace_module
+from edgelora.engine.inject import matching, plain_linears, replace_module
 from edgelora.engine.linears import shape_of
 from edgelora.engine.mapped.files import MappedFiles
 from edgelora.errors import ModelError
 from edgelora.layers import FrozenLinear
 from edgelora.layers.mapped import MappedEmbedding, MappedLinear, PagesOf
 from edgelora.manifest.base_identity import weights_files
+from edgelora.module_names import is_named
 
 Restore = Callable[[Mapping[str, Tensor], str, nn.Module], FrozenLinear]
 """Makes the layer of a linear from its tensors, its name and the linear, which has a shape and no memory."""

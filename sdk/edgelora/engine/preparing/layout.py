@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from edgelora.engine.inject import is_named, matching, plain_linears
+from edgelora.engine.inject import matching, plain_linears
+from edgelora.module_names import is_named
 
 _BLOCK = re.compile(r"(.*?\.\d+)\.")
 """``model.layers.0.`` of ``model.layers.0.mlp.experts.3.up_proj.weight``."""

@@ -137,6 +137,8 @@ for refusing in (0, 1):
         assert refusing == 1 and conditions, "the main process decides"
     except MemoryBudgetExceeded as error:
         assert refusing == 0 and error.fix == "less"
+state.wait_for_everyone()  # a process that leaves while another still talks to it makes that one abort
+state.destroy_process_group()
 """
 
 

@@ -8,6 +8,7 @@ from edgelora.engine.apply import load_adapted
 from edgelora.engine.base import load_base
 from edgelora.engine.serving import load_adapters, open_base
 from edgelora.errors import AdapterNotFound, PlanError
+from edgelora.layers import segmented
 from edgelora.layers.generate import greedy
 from edgelora.plan import make_plan
 from edgelora.recipe import make_recipe
@@ -73,6 +74,7 @@ def test_each_row_is_that_of_its_adapter_alone(adapters, alone, batch):
 
 
 @pytest.mark.parametrize("tokens", [1, 40])
+@pytest.mark.parametrize("large", [0, segmented.LARGE_ROW_BYTES], ids=["each run", "together"])
 @pytest.mark.parametrize(
     "rows",
     [
@@ -82,7 +84,8 @@ def test_each_row_is_that_of_its_adapter_alone(adapters, alone, batch):
     ],
     ids=["side by side", "in turns", "uneven"],
 )
-def test_every_way_through_a_layer_is_exact(adapters, alone, rows, tokens):
+def test_every_way_through_a_layer_is_exact(adapters, alone, rows, large, tokens, monkeypatch):
+    monkeypatch.setattr(segmented, "LARGE_ROW_BYTES", large)
     ids = {"input_ids": torch.randint(3, 300, (6, tokens), generator=torch.Generator().manual_seed(1))}
     with adapters.rows(rows):
         mixed = logits(adapters.model, ids)
