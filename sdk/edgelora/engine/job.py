@@ -86,6 +86,9 @@ class Job:
             WrongBase: An earlier adapter the recipe goes on from was trained on another base.
         """
         reset_peaks()
+        # Before the base is hashed, which takes a minute where it is large and new.
+        if not (resume or overwrite) and self.accelerator.is_main_process:
+            self.folder.check_free()
         for note in self.plan.notes:
             self.reporter.message(f"note: {note}")
         settings = self.plan.recipe.train
@@ -104,8 +107,6 @@ class Job:
             if self.accelerator.is_main_process:
                 self.folder.forget_after(checkpoint["step"])
             self.reporter.message(f"resuming after step {checkpoint['step']}")
-        elif not overwrite and self.accelerator.is_main_process:
-            self.folder.check_free()
         if settings.tensorboard:
             self.accelerator.init_trackers("tensorboard")
         return checkpoint
