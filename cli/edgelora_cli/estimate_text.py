@@ -112,7 +112,9 @@ def _hours(found: Estimate, measured: Measured | None) -> str:
         "optimizer and reading are not in it",
     ]
     if read := next((each.read_bytes for each in found.durations.values() if each.read_bytes), 0):
-        lines.append(f"streamed, a step reads {size_text(read)} of files that are not in the page cache")
+        lines.append(
+            f"streamed, a step reads at least {size_text(read)} of files that are not in the page cache"
+        )
     return "\n".join(lines)
 
 

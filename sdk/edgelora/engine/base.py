@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file, logging
 
@@ -151,8 +152,9 @@ def load_base(plan: Plan, device: torch.device | None = None) -> Any:
 
 
 def default_device() -> torch.device:
-    """The first GPU, where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The first GPU, where there is one and accelerate is not told to leave it alone, else the CPU."""
+    on_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+    return torch.device("cuda" if on_gpu else "cpu")
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:

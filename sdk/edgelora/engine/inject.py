@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgelora.capabilities import AdaptsModel, NamesTargets, WantsSource, clashes
 from edgelora.engine.embeddings import embeddings_for, freeze_embedding
 from edgelora.engine.hot_path import use_hot_path
-from edgelora.engine.linears import LINEARS, freeze, shape_of
+from edgelora.engine.linears import LINEARS, freeze, is_linear, shape_of
 from edgelora.engine.past_sites import Past, with_past
 from edgelora.engine.whole_model import FROZEN, WholeModel, adapt_whole, modules_of, settle_modules
 from edgelora.errors import PlanError, PluginBug
@@ -148,7 +148,7 @@ def unreachable_parameters(model: nn.Module, layers: Mapping[str, nn.Module]) ->
     """
     if isinstance(layers, WholeModel):
         return []
-    within_reach = [m for m in model.modules() if isinstance(m, (*LINEARS, nn.Embedding))]
+    within_reach = [m for m in model.modules() if is_linear(m) or isinstance(m, nn.Embedding)]
     reached = {id(weight) for module in [*layers.values(), *within_reach] for weight in module.parameters()}
     return [
         name
@@ -204,9 +204,7 @@ def plain_linears(model: nn.Module) -> dict[str, nn.Module]:
     """All linears by name, in the form the model keeps them in, each once, but the output head."""
     head: Any = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, LINEARS) and module is not head
+        name: module for name, module in model.named_modules() if is_linear(module) and module is not head
     }
 
 

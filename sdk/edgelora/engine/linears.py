@@ -5,9 +5,13 @@ GPT-2 and its like have the second. Whoever quantizes or adapts sees the first.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from functools import partial
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from edgelora.capabilities import StockQuantization
@@ -16,6 +20,39 @@ from edgelora.protocols import Quantizer
 
 LINEARS = (nn.Linear, Conv1D)
 """The classes, for ``isinstance``."""
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear in either form, frozen or not, that computes a product and nothing more.
+
+    Routers of experts are subclasses of `nn.Linear` too, and answer with more than its output.
+    """
+    if not isinstance(module, LINEARS):
+        return False
+    kind = type(module)
+    if isinstance(module, FrozenLinear) or kind.forward in (nn.Linear.forward, Conv1D.forward):
+        return True
+    if kind not in _IS_A_PRODUCT:
+        _IS_A_PRODUCT[kind] = _computes_a_product(module)
+    return _IS_A_PRODUCT[kind]
+
+
+_IS_A_PRODUCT: dict[type[nn.Module], bool] = {}
+"""What was tried, by class."""
+
+
+def _computes_a_product(linear: nn.Module) -> bool:
+    """Whether a linear with a forward of its own, given small weights, gives what `nn.Linear` would."""
+    trial = copy.copy(linear)
+    numbers = partial(torch.arange, dtype=torch.float32, device="cpu")  # of which all sums are exact
+    weight, x = numbers(6).view(3, 2), numbers(8).view(1, 4, 2)
+    bias = None if linear.bias is None else numbers(3)
+    trial._parameters = {"weight": weight, "bias": bias}
+    try:
+        made = trial.forward(x)
+    except Exception:  # somebody else's code, which may want anything
+        return False
+    return isinstance(made, Tensor) and made.tolist() == functional.linear(x, weight, bias).tolist()
 
 
 def shape_of(linear: nn.Module) -> tuple[int, int]:

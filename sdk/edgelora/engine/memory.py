@@ -13,14 +13,14 @@ def reset_peaks() -> None:
     """Start measuring anew, where the operating system allows it."""
     with suppress(OSError):  # only Linux, and not in every container
         Path("/proc/self/clear_refs").write_text("5")
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
 
 
 def peaks() -> dict[str, int]:
     """Peaks in bytes since `reset_peaks`: ``rss``, and on a GPU ``cuda_allocated`` and ``cuda_reserved``."""
     found = {"rss": _peak_rss()}
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # not where a run keeps to the CPU
         found["cuda_allocated"] = torch.cuda.max_memory_allocated()
         found["cuda_reserved"] = torch.cuda.max_memory_reserved()
     return found

@@ -12,7 +12,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from edgelora.engine.inject import matching, plain_linears
-from edgelora.engine.linears import LINEARS, quantize_linear
+from edgelora.engine.linears import is_linear, quantize_linear
 from edgelora.layers import FrozenLinear
 from edgelora.module_names import is_named
 from edgelora.protocols import Quantizer
@@ -80,7 +80,7 @@ class _LoadQuantizer(HfQuantizer):
             return False
         module = model.get_submodule(name)
         return (
-            isinstance(module, LINEARS)
+            is_linear(module)
             and module is not model.get_output_embeddings()
             and not is_named(name, self.quantization_config.skip_modules)
         )

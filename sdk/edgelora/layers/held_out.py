@@ -26,7 +26,7 @@ def held_out_losses(run: Evaluation) -> dict[str, Measurement]:
     counts: list[list[Tensor]] = [[] for _ in run.tasks]
     measured: list[list[tuple[list[int], list[int]]]] = [[] for _ in run.tasks]
     for batch in run.batches:
-        losses, tokens = row_losses(run.model, batch)
+        losses, tokens = row_losses(run.model, batch, run.plan.recipe.train.loss_rows)
         for task_id, ids, labels in _unpadded(batch):
             measured[task_id].append((ids, labels))
         for task in range(len(run.tasks)):

@@ -69,7 +69,7 @@ def _recomputed_losses(
 ) -> Tensor:
     """Cross-entropy of each token, float32 (n,), where what makes the logits learns too."""
     losses = [
-        checkpoint(_token_losses, logits_of, some, chosen, use_reentrant=False, preserve_rng_state=False)
+        checkpoint(_token_losses, logits_of, some, chosen, use_reentrant=False)
         for some, chosen in zip(hidden.split(chunk), targets.split(chunk), strict=True)
     ]
     return torch.cat(losses)

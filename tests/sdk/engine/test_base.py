@@ -6,9 +6,11 @@ import shutil
 import pytest
 import torch
 from tiny_models import save_llama, save_tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PhimoeConfig, PhimoeForCausalLM
 
 from edgelora.engine.base import load_base, load_tokenizer, locate_base, resolve_dtype
+from edgelora.engine.inject import inject, unreachable_parameters
+from edgelora.engine.linears import is_linear
 from edgelora.errors import BaseNotFound, ModelError, OfflineNotCached, PlanError
 from edgelora.layers import FrozenLinear, QuantizedLinear
 
@@ -44,6 +46,40 @@ def test_skipped_modules_stay_as_they_are(plan):
     kinds = {n.rpartition(".")[2]: isinstance(m, QuantizedLinear) for n, m in model.named_modules()}
     assert kinds["q_proj"]
     assert not kinds["down_proj"]
+
+
+@pytest.mark.parametrize("quantizer", ["none", "nf4"])
+def test_a_router_of_experts_is_left_as_it_is(plan, tmp_path, quantizer):
+    """It is a linear by its class, and answers with the experts it chose."""
+    folder = tmp_path / "base"
+    save_tokenizer(folder)
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}
+    PhimoeForCausalLM(PhimoeConfig(**sizes, **heads)).save_pretrained(folder)
+    model = load_base(plan(base=str(folder), quantizer=quantizer))
+    logits = model(PROBE).logits
+    if quantizer == "none":
+        assert torch.equal(logits, AutoModelForCausalLM.from_pretrained(folder)(PROBE).logits)
+    layers = inject(model, plan(base=str(folder), quantizer=quantizer))
+    assert layers
+    assert not any(name.endswith("router") for name in layers)
+    assert any("router" in name for name in unreachable_parameters(model, layers))
+
+
+class Scaled(torch.nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Written(torch.nn.Linear):
+    def forward(self, x):
+        return x @ self.weight.T + self.bias
+
+
+@pytest.mark.parametrize(("kind", "is_one"), [(Scaled, False), (Written, True), (torch.nn.Linear, True)])
+def test_a_subclass_is_a_linear_if_it_computes_one(kind, is_one):
+    assert is_linear(kind(8, 4)) == is_one
 
 
 @pytest.mark.parametrize("tied", [True, False])

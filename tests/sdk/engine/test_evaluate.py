@@ -14,6 +14,7 @@ from edgelora.engine.evaluate import evaluate
 from edgelora.engine.inject import inject
 from edgelora.errors import PluginBug
 from edgelora.intervals import mean_interval, wilson_interval
+from edgelora.layers import held_out
 from edgelora.protocols import Measurement
 
 
@@ -209,3 +210,11 @@ def test_under_a_memory_budget_no_more_rows_are_measured_at_a_time_than_trained_
     bound, _, _ = measure(["loss"], memory_budget="64GiB")
     assert sizes == [16, 2]
     assert free["main.loss"].value == pytest.approx(bound["main.loss"].value, rel=1e-5)
+
+
+def test_no_more_rows_have_logits_at_a_time_than_in_training(measure, monkeypatch):
+    many = []
+    take = held_out.row_losses
+    monkeypatch.setattr(held_out, "row_losses", lambda *given: many.append(given[2]) or take(*given))
+    measure(["loss"], train={"loss_rows": 16})
+    assert set(many) == {16}

@@ -151,6 +151,30 @@ def test_a_head_that_learns_gets_its_gradient():
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+class Dropping(nn.Linear):
+    def forward(self, x):
+        return super().forward(functional.dropout(x, 0.5, self.training))
+
+
+def test_a_head_that_learns_behind_dropout_gets_the_gradient_of_the_loss_that_is_told(monkeypatch):
+    model, rows = model_of("llama"), batch()
+    head = Dropping(model.lm_head.in_features, model.lm_head.out_features, bias=False)
+    model.lm_head = head
+    row_losses(model.eval(), rows, 5)  # how the model makes logits is found out without dropout
+    model.train()
+
+    def step():
+        torch.manual_seed(1)
+        sums, _ = row_losses(model, rows, 5)
+        return sums, *torch.autograd.grad(sums.sum(), [head.weight])
+
+    told, gradient = step()
+    monkeypatch.setattr("edgelora.layers.loss.checkpoint", lambda run, *given, **settings: run(*given))
+    expected, wanted = step()
+    assert torch.equal(told, expected)
+    torch.testing.assert_close(gradient, wanted)
+
+
 VOCABULARY, WIDTH, TOKENS = 4096, 16, 64
 
 

@@ -220,7 +220,8 @@ def _durations(
             step_s=each.step.flops * train.accumulation * share / rate,
             steps=steps,
             rate=rate,
-            # Forward and backward read every block; the head is read for each piece of the loss.
+            # Once forward and once backward. The head, read for each piece of the loss, counts no more often:
+            # from one piece to the next it is likely to stay in the page cache.
             read_bytes=2 * each.base.kept_bytes * train.accumulation if each.placement.streamed else 0,
         )
         for each in memory

@@ -155,7 +155,7 @@ def predict(plan: Plan, around: Surroundings, placement: Placement) -> Memory:
     returned = placement.streamed or plan.recipe.memory_budget is not None
     transient = sum(size for part, size in parts.items() if part in TRANSIENT)
     share, holes = (SLACK_WHERE_RETURNED, 0) if returned else (SLACK, HOLES)
-    if placement.streamed and max(_block_sizes(shapes.model)) >= LARGE_BLOCK_BYTES:
+    if placement.streamed and max(_block_sizes(shapes)) >= LARGE_BLOCK_BYTES:
         holes = HOLES_BESIDE_LARGE_BLOCKS
     slack = share * transient + min(holes, transient)
     loading = around.runtime + loading + parts["adapter"]
@@ -189,8 +189,11 @@ def _weights(
     as_stored = tensor_bytes(parameter for parameter in kept if parameter.dtype == shapes.stored)
     converted = tensor_bytes(parameter for parameter in kept if parameter.dtype != shapes.stored)
     total = quantized + as_stored + converted
+    if placement.streamed and not around.on_cpu:
+        own = _beside_blocks(shapes)
+        return own, _streamed_bytes(shapes), own
     if placement.streamed:
-        return converted, _streamed_bytes(model), converted
+        return converted, _streamed_bytes(shapes), converted
     if not around.on_cpu:
         return total, 0, total
     unread = _unread_bytes(model, around.rows)
@@ -225,24 +228,38 @@ def tensor_bytes(tensors: Iterable[Tensor]) -> int:
     return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
 
 
-def _streamed_bytes(model: Any) -> int:
+def _streamed_bytes(shapes: ShapeModel) -> int:
     """Of two neighbouring blocks, and of two pieces of the head, one read ahead of the other."""
-    blocks = _block_sizes(model)
-    head = model.get_output_embeddings()
+    blocks = _block_sizes(shapes)
+    head = shapes.model.get_output_embeddings()
     pieces = 0
     if isinstance(head, MappedLinear):
         pieces = min(2 * head.chunk_rows, head.out_features) * head.in_features * head.weight.dtype.itemsize
     return max(map(sum, pairwise(blocks)), default=sum(blocks)) + pieces
 
 
-def _block_sizes(model: Any) -> list[int]:
-    return [tensor_bytes([*_frozen(block)]) for block in decoder_blocks(model)]
+def _block_sizes(shapes: ShapeModel) -> list[int]:
+    return [tensor_bytes(_in_files(block, shapes.stored)) for block in decoder_blocks(shapes.model)]
 
 
-def _frozen(block: nn.Module) -> Iterator[Tensor]:
+def _in_files(block: nn.Module, stored: torch.dtype) -> Iterator[Tensor]:
+    """What a block computes with from its base's files: not vectors, and nothing that was converted."""
     for part in block.modules():
+        own = (each for each in part.parameters(recurse=False) if each.dim() > 1 and each.dtype == stored)
+        yield from (each for each in own if not each.requires_grad)
         if isinstance(part, FrozenLinear):
-            yield from (*part.parameters(), *part.buffers())
+            yield from part.buffers()
+
+
+def _beside_blocks(shapes: ShapeModel) -> int:
+    """Of what a GPU keeps of a streamed base all the time: an embedding, and a head that is tied to it."""
+    model = shapes.model
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    within = {id(each) for block in decoder_blocks(model) for each in _in_files(block, shapes.stored)}
+    if isinstance(head, MappedLinear) and head.weight is not embedding.weight:
+        within.add(id(head.weight))
+    frozen = (each for each in (*model.parameters(), *model.buffers()) if not each.requires_grad)
+    return tensor_bytes(each for each in frozen if id(each) not in within)
 
 
 def _unread_bytes(model: Any, rows: Rows) -> int:

@@ -16,11 +16,10 @@ from edgelora.engine.checkpointing import enable_checkpointing
 from edgelora.engine.estimating.values import FlashAttention, on_shapes
 from edgelora.engine.inject import plain_linears, replace_module
 from edgelora.engine.linears import as_linear
-from edgelora.engine.mapped.loading import leave_in_files
+from edgelora.engine.mapped.loading import leave_in_files, left_in_files
 from edgelora.engine.quantized_shapes import state_shapes
 from edgelora.errors import ModelError
 from edgelora.layers import FrozenLinear
-from edgelora.layers.mapped import MappedEmbedding, MappedLinear
 from edgelora.module_names import is_named
 from edgelora.plan import Plan
 from edgelora.protocols import Quantizer
@@ -88,7 +87,7 @@ def make_shape_model(plan: Plan, config: Any, dtype: torch.dtype, *, in_files: b
             replace_module(model, linear, _stand_in(quantizer, as_linear(linear), name, stored))
     if plan.recipe.train.streamed or in_files:
         leave_in_files(model, dtype, (lambda tensors: _NoPages()) if plan.recipe.train.streamed else None)
-    left = {id(part.weight) for part in model.modules() if isinstance(part, MappedLinear | MappedEmbedding)}
+    left = left_in_files(model)
     for parameter in model.parameters():
         if id(parameter) not in left:
             parameter.data = parameter.data.to(dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -22,6 +23,8 @@ from edgelora.manifest.tensors import MAX_BASE_HEADER, TensorEntry, read_header
 
 READ_AHEAD_BYTES = 1024 * 1024
 """Asked for at once: Linux reads no more of one request than its read-ahead window, and drops the rest."""
+_MAP_NORESERVE = 0x4000
+"""Of Linux's ``mman.h``; `mmap` has a name for it from Python 3.13 on."""
 MAX_COPIED_BYTES = 1024 * 1024
 """Of a tensor that does not start where one of its dtype may, and is copied into memory."""
 
@@ -64,7 +67,7 @@ class MappedFiles:
         header = read_header(path, max_header=MAX_BASE_HEADER)
         file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, file)
-        mapped = mmap.mmap(file, 0, access=mmap.ACCESS_COPY)
+        mapped = _map(file, path)
         address = torch.frombuffer(mapped, dtype=torch.uint8).data_ptr()
         self._addresses.append((address, len(self._maps)))
         self._maps.append(mapped)
@@ -152,6 +155,21 @@ class Pages:
 
     def __reduce__(self) -> tuple[type[Pages], tuple[()]]:
         return Pages, ()
+
+
+def _map(file: int, path: Path) -> mmap.mmap:
+    """The memory of an open file, which may be larger than all memory and swap: nobody writes all of it."""
+    try:
+        if sys.platform != "linux":
+            return mmap.mmap(file, 0, access=mmap.ACCESS_COPY)
+        flags, allowed = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+        return mmap.mmap(file, 0, flags=flags, prot=allowed)
+    except OSError as error:
+        raise ModelError(
+            f"{path} cannot be mapped into memory: {error.strerror}",
+            fix="raise the limit of this process's address space (ulimit -v), or, where "
+            "/proc/sys/vm/overcommit_memory is 2, set it to 0",
+        ) from error
 
 
 def _view(mapped: mmap.mmap, entry: TensorEntry, name: str, path: Path) -> Tensor:

@@ -195,12 +195,21 @@ def _replace(model: Any, module: nn.Module, mapped: MappedLinear | MappedEmbeddi
     replace_module(model, module, mapped)
 
 
+def left_in_files(model: Any) -> set[int]:
+    """The ``id`` of each weight that only layers read which convert it as they do.
+
+    A head's weight may be that of an embedding too, which takes it as it is if it is of a class of its own.
+    """
+    mapped = [part for part in model.modules() if isinstance(part, MappedLinear | MappedEmbedding)]
+    others = (part for part in model.modules() if not isinstance(part, MappedLinear | MappedEmbedding))
+    taken = {id(parameter) for part in others for parameter in part.parameters(recurse=False)}
+    return {id(part.weight) for part in mapped} - taken
+
+
 def _convert_the_rest(model: Any, dtype: torch.dtype) -> None:
-    in_files = {
-        id(module.weight) for module in model.modules() if isinstance(module, MappedLinear | MappedEmbedding)
-    }
+    left = left_in_files(model)
     for parameter in model.parameters():
         if parameter.dim() < 2:
             parameter.data = parameter.data.to(dtype, copy=True)
-        elif id(parameter) not in in_files:
+        elif id(parameter) not in left:
             parameter.data = parameter.data.to(dtype)

@@ -46,8 +46,9 @@ class Residency:
     def enter(self, place: int) -> None:
         """Have a block held that is about to compute."""
         if place != self.place:
-            following, self.place = self._following(place), place
+            following, self.place = self._following(place), -1  # none, until this one is held
             self.holder.hold(place, following)
+            self.place = place
 
     def _following(self, place: int) -> int:
         backwards = place == self.place - 1

@@ -74,9 +74,14 @@ class Slot:
 
     def wait(self) -> None:
         """Until the block is there, as far as what is computed from now on can tell."""
-        if self._copied is not None:
-            self._copied.result()
-            self._copied = None
+        copied, self._copied = self._copied, None
+        if copied is None:
+            return
+        try:
+            copied.result()
+        except BaseException:  # interrupted, too: what is in it then is no block
+            self.place = -1
+            raise
 
     def _copy(self, tensors: Sequence[Place], pages: Pages) -> None:
         for tensor in tensors:

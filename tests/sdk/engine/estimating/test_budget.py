@@ -1,5 +1,6 @@
 """A memory budget takes the fastest placement that fits, or says what would."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from edgelora.engine.estimating.budget import choose_placement
 from edgelora.engine.estimating.memory import Surroundings, predict
-from edgelora.engine.estimating.placement import alternatives, fewer_loss_rows
+from edgelora.engine.estimating.placement import Placement, alternatives, fewer_loss_rows
 from edgelora.engine.estimating.shape_model import read_config
 from edgelora.engine.estimating.step import Rows
 from edgelora.errors import MemoryBudgetExceeded
@@ -173,3 +174,26 @@ def test_on_a_gpu_the_process_does_not_count(plan, around, peaks):
     on_gpu = predict(made, replace(around, on_cpu=False, runtime=10**9), alternatives(made)[0])
     assert on_gpu.peak < peaks["resident"]
     assert on_gpu.runtime == on_gpu.slack == 0
+
+
+def test_streamed_to_a_gpu_the_embedding_stays_there(plan, around):
+    made = plan({"streamed": True})
+    on_cpu, on_gpu = (
+        predict(made, replace(around, on_cpu=where), Placement.of(made)).parts["weights"]
+        for where in (True, False)
+    )
+    embedding = 4096 * around.config.hidden_size * 4
+    vectors = 5 * around.config.hidden_size * 4 + 100
+    assert on_gpu - on_cpu == pytest.approx(embedding, abs=vectors)
+
+
+def test_experts_in_one_tensor_are_counted_where_a_block_is_streamed(plan, around, tmp_path):
+    path = tmp_path / "config.json"
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 320}
+    experts = {"num_local_experts": 8, "num_experts_per_tok": 2, "dtype": "bfloat16"}
+    path.write_text(json.dumps({"model_type": "gpt_oss", **sizes, **heads, **experts}))
+    made = plan({"streamed": True, "dtype": "bfloat16"}, base=str(path))
+    streaming = replace(around, config=read_config(str(path)), dtype=torch.bfloat16)
+    of_experts = 2 * 8 * (64 * 256 + 128 * 64) * 2
+    assert predict(made, streaming, Placement.of(made)).parts["weights"] > of_experts

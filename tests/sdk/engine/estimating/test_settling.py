@@ -10,12 +10,14 @@ import torch
 from safetensors.torch import load_file
 
 from edgelora.engine import job
+from edgelora.engine.base import default_device
 from edgelora.engine.checkpointing import enable_checkpointing
 from edgelora.engine.estimating import settling
 from edgelora.engine.estimating.budget import Choice
 from edgelora.engine.estimating.memory import predict
 from edgelora.engine.estimating.placement import Placement
 from edgelora.engine.estimating.settling import tell_peak
+from edgelora.engine.memory import peaks, reset_peaks
 from edgelora.engine.report import QuietReporter
 from edgelora.errors import Interrupted, MemoryBudgetExceeded
 from edgelora.run import run
@@ -151,6 +153,15 @@ def test_processes_of_a_run_settle_alike(tmp_path):
         [sys.executable, *launcher], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.skipif(torch.cuda.is_initialized(), reason="something was computed on a GPU before")
+def test_a_gpu_that_is_left_alone_has_no_peak(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    reset_peaks()
+    assert peaks().keys() == {"rss"}
+    assert default_device() == torch.device("cpu")
 
 
 def test_more_than_the_budget_is_said(plan):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import pickle
 import re
 import struct
@@ -12,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from edgelora.engine.mapped import MappedFiles, Pages
-from edgelora.engine.mapped.files import MAX_COPIED_BYTES
+from edgelora.engine.mapped.files import MAX_COPIED_BYTES, READ_AHEAD_BYTES
 from edgelora.errors import ModelError
+from edgelora.manifest.tensors import read_header
 
 TENSORS = {
     "a": torch.arange(12, dtype=torch.float32).view(3, 4),
@@ -125,3 +127,47 @@ def test_pages_survive_copying_and_become_nothing_when_pickled(tmp_path):
     assert copy.deepcopy(pages) is pages
     assert pickle.loads(pickle.dumps(pages)) == Pages()
     pickle.loads(pickle.dumps(pages)).ahead()
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="how much memory there is is told by Linux")
+def test_a_file_may_be_larger_than_all_memory(tmp_path):
+    sizes = re.findall(r"^(?:MemTotal|SwapTotal): +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    size = 2 * 1024 * sum(map(int, sizes))
+    header = json.dumps({"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    header += b" " * (-len(header) % 8)
+    path = tmp_path / "one.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + size)  # a hole, which takes no disk
+    assert MappedFiles([path]).tensors["a"][-3:].tolist() == [0, 0, 0]
+
+
+def test_a_file_that_cannot_be_mapped_is_said(tmp_path, monkeypatch):
+    def refuse(*given, **settings):
+        raise OSError(12, "Cannot allocate memory")
+
+    save_file(TENSORS, tmp_path / "one.safetensors")
+    monkeypatch.setattr("mmap.mmap", refuse)
+    with pytest.raises(ModelError, match=r"one.safetensors cannot be mapped into memory: Cannot allocate"):
+        MappedFiles([tmp_path / "one.safetensors"])
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no such advice")
+def test_what_is_read_ahead_is_all_of_the_tensors_and_nothing_else(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda file, *given: asked.append((os.fstat(file).st_ino, *given))
+    )
+    files = big(tmp_path)
+    pages = files.pages([files.tensors["1.2"], files.tensors["1.1"], files.tensors["0.3"]])
+    pages.ahead()
+    files._ahead.shutdown()
+    first = read_header(tmp_path / "0.safetensors")["0.3"]
+    second = read_header(tmp_path / "1.safetensors")
+    wanted = {0: (first.start, first.end), 1: (second["1.1"].start, second["1.2"].end)}
+    for number, (start, end) in wanted.items():
+        inode = (tmp_path / f"{number}.safetensors").stat().st_ino
+        pieces = [(at, at + size) for file, at, size, _ in asked if file == inode]
+        assert [at for at, _ in pieces] == list(range(start, end, READ_AHEAD_BYTES))
+        assert [stop for _, stop in pieces] == [at for at, _ in pieces[1:]] + [end]
+    assert {advice for *_, advice in asked} == {os.POSIX_FADV_WILLNEED}

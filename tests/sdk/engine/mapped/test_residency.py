@@ -141,3 +141,22 @@ def freeze(model):
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and module is not model.get_output_embeddings():
             model.set_submodule(name, FrozenLinear.of(module))
+
+
+class Interrupted(Log):
+    """A holder that is interrupted the first time it is asked for a block."""
+
+    def hold(self, place, following):
+        super().hold(place, following)
+        if self.held == [(place, following)]:
+            raise KeyboardInterrupt
+
+
+def test_a_block_that_was_not_held_is_held_the_next_time():
+    model, log = Model().eval(), Interrupted()
+    Residency(decoder_blocks(model), log)
+    with pytest.raises(KeyboardInterrupt):
+        model(torch.ones(1, 4))
+    with torch.no_grad():
+        model(torch.ones(1, 4))
+    assert [place for place, _ in log.held] == [0, 0, 1, 2, 3]

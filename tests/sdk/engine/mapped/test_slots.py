@@ -146,3 +146,24 @@ def test_a_copy_of_a_moved_model_has_its_own_weights(plan, prepared):
         other = copy.deepcopy(base.model)
         assert torch.equal(other(batch().input_ids).logits, expected)
         assert torch.equal(base.model(batch().input_ids).logits, expected)
+
+
+def test_a_copy_that_fails_is_tried_again(plan, prepared, monkeypatch):
+    folder = prepared("nf4")
+    base = load(plan(base=str(folder), quantizer="nf4"), folder)
+    ids = batch().input_ids
+    expected = base.model(ids).logits
+    move(base, CPU)
+    copied = []
+
+    def fail_once(place, memory):
+        copied.append(place)
+        if len(copied) == 1:
+            raise MemoryError
+        copy_to(place, memory)
+
+    copy_to = Place.copy_to
+    monkeypatch.setattr(Place, "copy_to", fail_once)
+    with pytest.raises(MemoryError):
+        base.model(ids)
+    assert torch.equal(base.model(ids).logits, expected)

@@ -11,6 +11,8 @@ from first_party import ADAPTERS, matrix, small
 from micro_batch import losses_and_gradients
 from prepared_bases import prepare
 from safetensors.torch import load_file, save_file
+from tiny_models import save_tokenizer
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from edgelora.engine.base import load_base
 from edgelora.engine.gradients import RowLosses
@@ -85,6 +87,32 @@ def test_logits_are_those_of_a_resident_base(plan, make_base, tmp_path, tied, st
     assert torch.allclose(logits, expected, rtol=1e-6, atol=1e-6)
     if stored == dtype:
         assert torch.equal(logits, expected)
+
+
+@pytest.mark.parametrize("quantizer", ["none", "nf4"])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_head_tied_to_an_embedding_of_its_own_kind_is_computed_in_the_dtype_asked_for(
+    plan, tmp_path, quantizer, streamed
+):
+    folder = save_gemma3(tmp_path / "base")
+    expected = load_base(plan(base=str(folder), quantizer=quantizer))(batch().input_ids).logits
+    prepared = prepare(folder, tmp_path / "prepared", quantizer)
+    made = load_base(plan({"streamed": streamed}, base=str(prepared), quantizer=quantizer))
+    logits = made(batch().input_ids).logits
+    assert logits.dtype == expected.dtype == torch.float32
+    torch.testing.assert_close(logits, expected, rtol=1e-6, atol=1e-6)
+
+
+def save_gemma3(folder):
+    """In bfloat16; it scales its embedding, whose weight is the head's too."""
+    folder.mkdir()
+    save_tokenizer(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2}
+    model = Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=320, **sizes, **heads))
+    model.to(torch.bfloat16).save_pretrained(folder)
+    return folder
 
 
 def test_weights_are_views_of_the_files_and_vectors_are_not(plan, three_blocks):

@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from edgelora.engine.preparing.shard import ALIGNMENT, ShardWriter
-from edgelora.errors import ModelError
+from edgelora.errors import DiskFull, ModelError
 from edgelora.manifest.tensor_digest import hash_weights
 from edgelora.manifest.tensors import read_header
 
@@ -74,3 +76,15 @@ def test_a_source_that_was_cut_off_is_told_from_a_short_tensor(tmp_path):
         shard.copy("x", tmp_path / "model.safetensors", entry, torch.float32)
         with pytest.raises(ModelError, match="ended while it was read"):
             shard.finish()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk is Linux's /dev/full")
+@pytest.mark.parametrize("small", [0, 100])
+def test_a_disk_that_fills_up_is_said_and_nothing_stays(tmp_path, small):
+    """What is small waits in a buffer, and is written once more when the file is closed."""
+    path = tmp_path / "shard.safetensors"
+    (tmp_path / f"{path.name}.spill").symlink_to("/dev/full")
+    with pytest.raises(DiskFull), ShardWriter(path) as shard:
+        shard.add("absmax", torch.ones(small))
+        shard.add("codes", torch.zeros(1 << 20))
+    assert list(tmp_path.iterdir()) == []
