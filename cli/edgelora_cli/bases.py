@@ -183,6 +183,7 @@ def verify(folder: str, source: str | None) -> None:
     from edgelora.bases import base_folder
     from edgelora.errors import DigestMismatch
     from edgelora.manifest.base_identity import prepared_problems
+    from edgelora.prepared import preparing_again
 
     place = base_folder(folder)
     record = _prepared(place)
@@ -198,7 +199,7 @@ def verify(folder: str, source: str | None) -> None:
         others = f" (and {len(problems) - 1} more, told above)" if problems[1:] else ""
         raise DigestMismatch(
             f"{folder} is not what its record says: {problems[0]}{others}",
-            fix="prepare it again: edgelora bases prepare MODEL --overwrite",
+            fix=preparing_again(place, record),
         )
     document = {
         "folder": str(place),
@@ -213,12 +214,15 @@ def verify(folder: str, source: str | None) -> None:
 
 
 def _quantizer(name: str, changes: tuple[str, ...]) -> PlannedPart:
+    from edgelora.errors import RecipeError
     from edgelora.plan.part import plan_part
     from edgelora.recipe_changes import apply_change
     from edgelora.registry import Registry
 
     document: dict[str, Any] = {"quantizer": {}}
     for change in changes:
+        if "=" not in change:
+            raise RecipeError(f"--set {change!r} has no '='", fix=f"write it as --set {change}=VALUE")
         apply_change(document, f"quantizer.{change}")
     return plan_part(Registry.discover().part("quantizer", name), document["quantizer"])
 
@@ -226,9 +230,11 @@ def _quantizer(name: str, changes: tuple[str, ...]) -> PlannedPart:
 def _require_free(folder: Path, overwrite: bool) -> None:
     """What can be told before torch is imported; the preparation looks again, and closer."""
     from edgelora.errors import TargetExists
+    from edgelora.prepared import RECORD_NAME
 
     if not overwrite and os.path.lexists(folder):
-        raise TargetExists(f"{folder} exists already", fix="pass --overwrite, or another --out")
+        replaced = "--overwrite, or " if (folder / RECORD_NAME).is_file() else ""
+        raise TargetExists(f"{folder} exists already", fix=f"pass {replaced}another --out")
 
 
 def _name(model: str) -> str:

@@ -21,6 +21,7 @@ linear in the model that ``config.json`` describes; the dtype to restore it with
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -85,6 +86,18 @@ class PreparedBase(Wire):
     def size_bytes(self) -> int:
         """Of all files but the record."""
         return sum(file.size for file in self.files)
+
+
+def preparing_again(folder: Path, record: PreparedBase) -> str:
+    """What to type to have a prepared base anew, as its record has it."""
+    options = (
+        f"--set {name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in record.quantizer.options.items()
+    )
+    skipped = (f"--skip-modules {name}" for name in record.skip_modules)
+    words = ["edgelora bases prepare MODEL --quantizer", record.quantizer.name, *options, *skipped]
+    target = f"--out {shlex.quote(str(folder))} --overwrite"
+    return f"prepare it again: {' '.join([*words, target])} (MODEL being {record.source.repo})"
 
 
 def prepared_base(folder: Path) -> PreparedBase | None:

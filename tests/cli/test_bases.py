@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -100,6 +101,9 @@ def test_verify_finds_a_changed_byte_and_proves_the_source(edgelora, prepared):
     once = edgelora("bases", "verify", "micro-nf4")
     assert once.err.count("has the digest") == 1
     assert "more" not in once.err
+    again = re.search(r"prepare it again: (edgelora .* --overwrite) \(MODEL being micro\)", once.err).group(1)
+    assert edgelora(*again.replace("MODEL", "micro").split()[1:]).exit_code == 0
+    assert edgelora("bases", "verify", "micro-nf4").exit_code == 0
 
 
 def test_verify_tells_that_a_record_lies_about_its_source(edgelora, prepared):
@@ -181,7 +185,7 @@ def test_a_shard_that_is_gone_is_named_before_training(edgelora, prepared):
     shard.unlink()
     with pytest.raises(ModelError, match=f"{shard.name} is not there") as caught:
         state_of_base(prepared)
-    assert "prepare it again: edgelora bases prepare MODEL --overwrite" in caught.value.fix
+    assert f"edgelora bases prepare MODEL --quantizer NAME --out {prepared} --overwrite" in caught.value.fix
 
 
 def test_a_place_that_is_taken_is_told_before_torch_is_imported(tmp_path):
@@ -192,6 +196,16 @@ def test_a_place_that_is_taken_is_told_before_torch_is_imported(tmp_path):
     assert ran.returncode == 3
     assert "taken exists already" in ran.stderr
     assert not [line for line in ran.stderr.splitlines() if line.split("|")[-1].strip() == "torch"]
+
+
+@pytest.mark.parametrize("taken", ["empty", "a file"])
+def test_overwrite_is_named_only_where_it_helps(edgelora, tmp_path, taken):
+    place = tmp_path / "work" / "taken"
+    place.mkdir() if taken == "empty" else place.write_text("mine")
+    for options in ((), ("--overwrite",)):
+        ran = edgelora("bases", "prepare", "micro", "--quantizer", "nf4", "--out", "taken", *options)
+        assert ran.exit_code == 3
+        assert "fix: pass another --out" in ran.err
 
 
 def test_a_configuration_alone_cannot_be_prepared(edgelora, tmp_path):

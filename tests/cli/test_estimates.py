@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -130,6 +132,8 @@ def test_a_folder_with_a_configuration_alone_is_enough(edgelora, recipe):
     ran = edgelora("estimate", recipe, *changes)
     assert ran.exit_code == 0, ran.err
     assert "every row has train.max_length = 64 tokens" in ran.out
+    document = edgelora("estimate", recipe, *changes, "--json").document
+    assert document["disk"]["base"] > document["disk"]["prepared_base"] > 10**5
 
 
 def test_a_budget_is_tried(edgelora, recipe):
@@ -150,3 +154,32 @@ def test_a_budget_is_shown_by_plan_and_refused_by_train(edgelora, recipe):
     ran = edgelora("train", recipe, *changes)
     assert ran.exit_code == 8
     assert ran.err.count("error[memory-budget-exceeded]: memory_budget is 1.00 MiB") == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "t5"}, "a t5 is no causal language model"),
+        (
+            {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}},
+            r"already quantized \(gptq\)",
+        ),
+    ],
+)
+def test_what_training_would_refuse_has_no_price(edgelora, recipe, config, words):
+    Path("config.json").write_text(json.dumps(config))
+    ran = edgelora("estimate", recipe, "--set", "base=./config.json")
+    assert ran.exit_code == 3
+    assert re.search(words, ran.err)
+
+
+def test_a_measured_step_fails_as_training_does(edgelora, recipe):
+    from edgelora.micro import path
+
+    shutil.copytree(path(), "broken")
+    weights = Path("broken/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-8])
+    ran = edgelora("estimate", recipe, "--set", "base=./broken", "--measure", "--json")
+    assert ran.document["error"]["id"] == "tensors-invalid"
+    assert "broken/model.safetensors" in ran.document["error"]["problem"]
+    assert "Traceback" not in ran.err

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import parse_flag_from_env
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file, logging
 
@@ -17,6 +18,8 @@ from edgelora.bases import expanded, find_base, is_path, no_folder
 from edgelora.engine.mapped import load_prepared, load_streamed
 from edgelora.engine.quantizing import QuantizeOnRead
 from edgelora.errors import BaseNotFound, ModelError, OfflineNotCached
+from edgelora.manifest.base_identity import weights_files
+from edgelora.manifest.tensors import MAX_BASE_HEADER, read_header
 from edgelora.plan import Plan
 from edgelora.prepared import prepared_base
 
@@ -109,13 +112,14 @@ def load_base(plan: Plan, device: torch.device | None = None) -> Any:
     Raises:
         BaseNotFound: The recipe's base cannot be found.
         ModelError: The folder holds no model that transformers can load from safetensors.
+        TensorFileError: A weights file is malformed.
         CombinationError: It is to be streamed, and quantized as well.
     """
     folder = locate_base(plan.recipe.base, plan.recipe.revision)
     device = device or default_device()
     dtype = resolve_dtype(plan.recipe.train.dtype, device)
     if record := prepared_base(folder):
-        return load_prepared(folder, _any_config(folder), record, plan, dtype=dtype, device=device)
+        return load_prepared(folder, config_of(folder), record, plan, dtype=dtype, device=device)
     config = read_config(folder)
     if plan.recipe.train.streamed:
         return load_streamed(folder, config, plan, dtype, device)
@@ -133,7 +137,9 @@ def load_base(plan: Plan, device: torch.device | None = None) -> Any:
                 use_safetensors=True,
                 trust_remote_code=False,
             )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        for file in weights_files(folder) if isinstance(error, SafetensorError) else ():
+            read_header(folder / file, max_header=MAX_BASE_HEADER)  # says which file is malformed, and how
         raise ModelError(
             f"{folder} cannot be loaded as a causal language model: {first_line(error)}",
             fix="pass a folder with config.json and model.safetensors (or its shards and index)",
@@ -184,26 +190,42 @@ def read_config(folder: Path) -> Any:
     Raises:
         ModelError: transformers does not know it, or the weights are quantized.
     """
-    config = _any_config(folder)
-    method = getattr(config, "quantization_config", None)
-    if method is not None:
-        raise ModelError(
-            f"{folder} holds weights that are already quantized ({method.get('quant_method', 'unknown')})",
-            fix="pass the unquantized model; edgelora quantizes it while reading",
-        )
+    config = config_of(folder)
+    refuse_quantized(config, folder)
     return config
 
 
-def _any_config(folder: Path) -> Any:
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+def refuse_quantized(config: Any, place: Path) -> None:
+    """Refuse the configuration of weights that somebody else quantized.
+
+    Raises:
+        ModelError: It is one.
+    """
+    method = getattr(config, "quantization_config", None)
+    if method is not None:
         raise ModelError(
-            f"{folder} has no config.json that transformers knows: {first_line(error)}",
-            fix="pass the folder of a causal language model",
+            f"{place} holds weights that are already quantized ({method.get('quant_method', 'unknown')})",
+            fix="pass the unquantized model; edgelora quantizes it while reading",
+        )
+
+
+def config_of(place: Path) -> Any:
+    """The configuration in a folder, or in a file, as transformers reads it.
+
+    Raises:
+        ModelError: It has no sound one of an architecture that it knows.
+    """
+    try:
+        return AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # each configuration checks itself, in ways of its own
+        file = place if place.is_file() else place / "config.json"
+        raise ModelError(
+            f"{file} is no configuration that transformers knows: {first_line(error)}",
+            fix="pass the folder of a causal language model, or correct it there",
         ) from error
 
 
 def first_line(error: BaseException) -> str:
-    """Of its message; its class where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Of its message, with what it announces; its class where it has none."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return f"{lines[0]} {lines[1].strip()}" if lines[0].endswith(":") and lines[1:] else lines[0]

@@ -27,6 +27,7 @@ from edgelora.engine.estimating.settling import settle, tell_peak
 from edgelora.engine.memory import peaks, reset_peaks
 from edgelora.engine.past_factors import check_past, read_past
 from edgelora.engine.past_sites import Past
+from edgelora.engine.positions import check_lengths
 from edgelora.engine.report import QuietReporter, Reporter
 from edgelora.engine.resuming import compare_bases, compare_plans, digests_of
 from edgelora.engine.run_folder import RunFolder
@@ -174,8 +175,11 @@ class Job:
         """Run the training loop.
 
         Raises:
+            PlanError: A row is longer than the base has positions for.
             ResumeMismatch: The data changed since the checkpoint.
         """
+        if said := check_lengths(model, dataset):
+            self.reporter.message(said)
         if checkpoint is not None and checkpoint["data"] != dataset.train_digest:
             raise ResumeMismatch(
                 "the training rows are not those the run was started with",

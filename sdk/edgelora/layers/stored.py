@@ -47,7 +47,7 @@ def unlike(problem: str) -> ModelError:
     """The error for a layer that is stored otherwise than its quantizer keeps it."""
     return ModelError(
         f"the base is not stored as its quantizer keeps it: {problem}",
-        fix="prepare the base again: edgelora bases prepare MODEL --overwrite",
+        fix="prepare the base again: edgelora bases prepare MODEL --quantizer NAME --out FOLDER --overwrite",
     )
 
 

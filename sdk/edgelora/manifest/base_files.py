@@ -25,7 +25,8 @@ def state_of_base(folder: Path) -> Mapping[str, FileState]:
         if missing := sorted(name for name in names if not (folder / name).exists()):
             raise ModelError(
                 f"{folder / missing[0]} is not there, and the base cannot be read without it",
-                fix="fetch the base again, or prepare it again: edgelora bases prepare MODEL --overwrite",
+                fix="fetch the base again, or prepare it again: edgelora bases prepare MODEL "
+                f"--quantizer NAME --out {folder} --overwrite",
             )
         return {name: _state(folder / name) for name in sorted(names)}
     except OSError as error:

@@ -20,7 +20,7 @@ from edgelora.manifest.tensor_digest import (
     hash_weights,
     remembered_hash,
 )
-from edgelora.prepared import RECORD_NAME, PreparedBase, prepared_base
+from edgelora.prepared import RECORD_NAME, PreparedBase, prepared_base, preparing_again
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -55,9 +55,7 @@ def identify_base(
         raise MissingFile(f"there is no base model folder {folder}", fix="pass the folder of a base model")
     if record := prepared_base(folder):
         for problem in prepared_problems(folder, record, rehash=rehash):
-            raise DigestMismatch(
-                problem, fix="prepare the base again: edgelora bases prepare MODEL --overwrite"
-            )
+            raise DigestMismatch(problem, fix=preparing_again(folder, record))
         return record.source if repo is None else record.source.model_copy(update={"repo": repo})
     cached_repo, cached_revision = _cached_name(folder)
     files = {name: hash_weights(folder / name, rehash=rehash) for name in weights_files(folder)}

@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from edgelora.errors import MissingFile, TensorFileError
+from edgelora.errors import MissingFile, TensorFileError, UnusableFile
 from edgelora.manifest.models import SAFETENSORS_TYPE, FileEntry, TensorsSummary
 from edgelora.manifest.strict_json import NotStrict, parse
 
@@ -61,6 +61,7 @@ def read_header(path: Path, *, max_header: int = MAX_ADAPTER_HEADER) -> dict[str
     Raises:
         MissingFile: There is no such file.
         TensorFileError: The file breaks a rule of spec/v1/layout.md, "Weights".
+        UnusableFile: The system refuses to read it.
     """
     try:
         with open(path, "rb") as file:
@@ -68,7 +69,7 @@ def read_header(path: Path, *, max_header: int = MAX_ADAPTER_HEADER) -> dict[str
     except FileNotFoundError as error:
         raise MissingFile(f"there is no file {path}", fix="pass a safetensors file") from error
     except OSError as error:
-        raise TensorFileError(f"{path} cannot be read: {error.strerror}", fix="make it readable") from error
+        raise UnusableFile(f"{path} cannot be read: {error.strerror}", fix="make it readable") from error
 
 
 def header_of(file: BinaryIO, where: str, *, max_header: int = MAX_ADAPTER_HEADER) -> dict[str, TensorEntry]:

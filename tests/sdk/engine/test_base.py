@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PhimoeConfig, PhimoeForCausalLM
 from edgelora.engine.base import load_base, load_tokenizer, locate_base, resolve_dtype
 from edgelora.engine.inject import inject, unreachable_parameters
 from edgelora.engine.linears import is_linear
-from edgelora.errors import BaseNotFound, ModelError, OfflineNotCached, PlanError
+from edgelora.errors import BaseNotFound, ModelError, OfflineNotCached, PlanError, TensorFileError
 from edgelora.layers import FrozenLinear, QuantizedLinear
 
 PROBE = torch.arange(12)[None]
@@ -181,7 +181,7 @@ def test_code_in_a_base_of_a_known_type_is_passed_over(plan, evil, tiny_base, tm
 
 
 def test_a_folder_without_a_model_is_refused(plan, tmp_path):
-    with pytest.raises(ModelError, match=r"has no config\.json that transformers knows"):
+    with pytest.raises(ModelError, match=r"config\.json is no configuration that transformers knows"):
         load_base(plan(base=str(tmp_path)))
 
 
@@ -212,3 +212,23 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path):
 def test_auto_dtype_is_float32_on_a_cpu():
     assert resolve_dtype("auto", torch.device("cpu")) == torch.float32
     assert resolve_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("width", "words"),
+    [(66, r"66\) is not a multiple of the number of attention heads"), ("wide", "expected int")],
+)
+def test_a_configuration_that_is_unsound_is_named(plan, tiny_base, tmp_path, width, words):
+    folder = shutil.copytree(tiny_base, tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": width}))
+    with pytest.raises(ModelError, match=rf"config\.json is no configuration .*{words}"):
+        load_base(plan(base=str(folder)))
+
+
+def test_weights_that_were_cut_off_are_named(plan, tiny_base, tmp_path):
+    folder = shutil.copytree(tiny_base, tmp_path / "base")
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:-8])
+    with pytest.raises(TensorFileError, match=r"model\.safetensors .* its tensors end at byte"):
+        load_base(plan(base=str(folder)))

@@ -77,7 +77,7 @@ def choose_placement(plan: Plan, around: Surroundings, predicted: Sequence[Memor
     raise MemoryBudgetExceeded(
         f"memory_budget is {size_text(budget)}, and the least this run takes is {size_text(least.peak)} "
         f"({least.placement.name}, {least.placement.loss_rows} loss rows): {_largest(least)}",
-        fix=_nearest(plan, around, budget, obstacle),
+        fix=_nearest(plan, around, budget, obstacle, least),
     )
 
 
@@ -115,7 +115,7 @@ def _largest(memory: Memory) -> str:
     return ", ".join(f"{part} {size_text(shares[part])}" for part in ordered)
 
 
-def _nearest(plan: Plan, around: Surroundings, budget: int, obstacle: str | None) -> str:
+def _nearest(plan: Plan, around: Surroundings, budget: int, obstacle: str | None, least: Memory) -> str:
     """Few changes to the recipe that would fit, found by trying them on shapes: one, then two, then more."""
 
     def peak(changes: Sequence[Option]) -> float:
@@ -124,8 +124,11 @@ def _nearest(plan: Plan, around: Surroundings, budget: int, obstacle: str | None
         except EdgeloraError:  # some part refuses it
             return math.inf
 
-    if around.on_cpu and budget <= around.runtime:
-        return f"raise memory_budget: Python and the libraries alone take {size_text(around.runtime)}"
+    if around.on_cpu and budget <= least.runtime:
+        return (
+            f"raise memory_budget to more than {size_text(least.peak)}: of these, Python and the libraries "
+            f"alone take {size_text(least.runtime)}"
+        )
     deadline = time.monotonic() + SEARCH_S
     none = "no change of settings fits: raise memory_budget, or take a smaller base"
     unknown = (

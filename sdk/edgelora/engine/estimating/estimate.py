@@ -231,9 +231,10 @@ def _durations(
 def _disk(plan: Plan, memory: Memory) -> Disk:
     folder = _folder(plan)
     files = [] if folder is None else [file for file in folder.iterdir() if file.is_file()]
+    has_weights = any(file.suffix == ".safetensors" for file in files)
     adapter, optimizer = memory.parts["adapter"], memory.parts["optimizer"]
     return Disk(
-        base=sum(file.stat().st_size for file in files) if files else memory.base.source_bytes,
+        base=sum(file.stat().st_size for file in files) if has_weights else memory.base.source_bytes,
         prepared_base=memory.base.kept_bytes,
         checkpoints=(plan.recipe.train.keep_checkpoints + 1) * (adapter + optimizer),
         adapter=adapter,

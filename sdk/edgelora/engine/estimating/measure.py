@@ -16,7 +16,7 @@ from typing import Any
 from edgelora.engine.base import locate_base
 from edgelora.engine.estimating.step import Rows
 from edgelora.engine.memory import anonymous_bytes
-from edgelora.errors import ModelError, OutOfMemory
+from edgelora.errors import ModelError, OutOfMemory, every_error
 from edgelora.plan import Plan
 from edgelora.sizes import size_text
 
@@ -59,6 +59,7 @@ def measure_step(plan: Plan, rows: Rows) -> Measured:
     Raises:
         BaseNotFound: There are no weights.
         OutOfMemory: The system killed the process for its memory.
+        EdgeloraError: As training would raise, of the base, its quantizer and its adapter.
         ModelError: The process failed.
     """
     locate_base(plan.recipe.base, plan.recipe.revision)
@@ -78,6 +79,9 @@ def measure_step(plan: Plan, rows: Rows) -> Measured:
             sampler.join()
         check_ending(process.returncode, sampler.largest)
         found: dict[str, Any] = json.loads(answer.read_text())
+    if refused := found.get("refused"):
+        kind = next(each for each in every_error() if each.id == refused["id"])
+        raise kind(refused["problem"], fix=refused["fix"])
     anonymous = 0 if found.pop("on_gpu") else sampler.largest
     return Measured(anonymous=anonymous, **found)
 

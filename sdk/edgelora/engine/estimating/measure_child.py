@@ -19,6 +19,7 @@ from edgelora.engine.job import Job
 from edgelora.engine.memory import peaks, reset_peaks
 from edgelora.engine.report import QuietReporter
 from edgelora.engine.train import Surroundings, TrainingLoop
+from edgelora.errors import EdgeloraError
 from edgelora.plan import Plan, plan_from_document
 from edgelora.recipe import DataSource
 from edgelora.registry import Registry
@@ -32,10 +33,14 @@ def main() -> None:
     given = json.load(sys.stdin)
     if given["returned"]:
         return_freed_memory()
-    plan = plan_from_document(given["plan"], Registry.discover())
-    with tempfile.TemporaryDirectory(prefix="edgelora-estimate-") as folder:
-        measured = _measure(plan, given["rows"], Path(folder))
-    Path(given["answer"]).write_text(json.dumps(measured))
+    answer: dict[str, Any]
+    try:
+        plan = plan_from_document(given["plan"], Registry.discover())
+        with tempfile.TemporaryDirectory(prefix="edgelora-estimate-") as folder:
+            answer = _measure(plan, given["rows"], Path(folder))
+    except EdgeloraError as error:
+        answer = {"refused": {"id": error.id, "problem": error.problem, "fix": error.fix}}
+    Path(given["answer"]).write_text(json.dumps(answer))
 
 
 def _measure(plan: Plan, rows: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
-from edgelora.engine.base import first_line, locate_base
+from edgelora.engine.base import config_of, locate_base, refuse_quantized
 from edgelora.engine.checkpointing import enable_checkpointing
 from edgelora.engine.estimating.values import FlashAttention, on_shapes
 from edgelora.engine.inject import plain_linears, replace_module
@@ -22,6 +22,7 @@ from edgelora.errors import ModelError
 from edgelora.layers import FrozenLinear
 from edgelora.module_names import is_named
 from edgelora.plan import Plan
+from edgelora.prepared import prepared_base
 from edgelora.protocols import Quantizer
 
 
@@ -30,17 +31,18 @@ def read_config(base: str, revision: str | None = None) -> Any:
 
     Raises:
         BaseNotFound: It is none of these.
-        ModelError: transformers does not know the architecture.
+        ModelError: It is not of a causal language model that transformers knows, or of a quantized one.
     """
     path = Path(base).expanduser()
     place = path if path.is_file() else locate_base(base, revision)
-    try:
-        return AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    config = config_of(place)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(
-            f"{place} is no configuration that transformers knows: {first_line(error)}",
-            fix="pass the folder of a causal language model, or its config.json",
-        ) from error
+            f"{place}: a {config.model_type} is no causal language model", fix="pass another base"
+        )
+    if not prepared_base(path.parent if path.is_file() else place):
+        refuse_quantized(config, place)
+    return config
 
 
 @dataclass(frozen=True, slots=True)

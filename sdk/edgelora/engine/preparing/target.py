@@ -34,12 +34,13 @@ def require_free(folder: Path, *, overwrite: bool) -> None:
     """
     if not os.path.lexists(folder):
         return
-    if not overwrite:
-        raise TargetExists(f"{folder} exists already", fix="pass --overwrite, or another --out")
     if not (_is_real(folder, stat.S_ISDIR) and _is_real(folder / RECORD_NAME, stat.S_ISREG)):
         raise TargetExists(
-            f"{folder} is no prepared base, and --overwrite replaces nothing else", fix="pass another --out"
+            f"{folder} exists already, and is no prepared base, which --overwrite would replace",
+            fix="pass another --out",
         )
+    if not overwrite:
+        raise TargetExists(f"{folder} exists already", fix="pass --overwrite, or another --out")
 
 
 def files_left(staging: Path) -> list[Path]:

@@ -135,7 +135,7 @@ def test_a_folder_that_is_no_prepared_base_is_never_replaced(source, tmp_path):
     mine = tmp_path / "out" / "mine.txt"
     mine.parent.mkdir()
     mine.write_text("mine")
-    with pytest.raises(TargetExists, match="out is no prepared base, and --overwrite replaces nothing else"):
+    with pytest.raises(TargetExists, match="out exists already, and is no prepared base, which --overwrite"):
         writer_of(source, tmp_path / "out", overwrite=True)
     assert mine.read_text() == "mine"
 
@@ -144,7 +144,7 @@ def test_a_link_is_not_written_through(source, tmp_path):
     with writer_of(source, tmp_path / "real") as writer:
         write_all(writer, source)
     (tmp_path / "out").symlink_to(tmp_path / "real")
-    with pytest.raises(TargetExists, match="out is no prepared base"):
+    with pytest.raises(TargetExists, match="and is no prepared base"):
         writer_of(source, tmp_path / "out", overwrite=True)
 
 
