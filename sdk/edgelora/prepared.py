@@ -90,14 +90,13 @@ class PreparedBase(Wire):
 
 def preparing_again(folder: Path, record: PreparedBase) -> str:
     """What to type to have a prepared base anew, as its record has it."""
-    options = (
-        f"--set {name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in record.quantizer.options.items()
-    )
-    skipped = (f"--skip-modules {name}" for name in record.skip_modules)
-    words = ["edgelora bases prepare MODEL --quantizer", record.quantizer.name, *options, *skipped]
-    target = f"--out {shlex.quote(str(folder))} --overwrite"
-    return f"prepare it again: {' '.join([*words, target])} (MODEL being {record.source.repo})"
+    words = ["edgelora", "bases", "prepare", "MODEL", "--quantizer", record.quantizer.name]
+    for name, value in record.quantizer.options.items():
+        words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    for name in record.skip_modules:
+        words += ["--skip-modules", name]
+    command = shlex.join([*words, "--out", str(folder), "--overwrite"])
+    return f"prepare it again: {command} (MODEL being {record.source.repo})"
 
 
 def prepared_base(folder: Path) -> PreparedBase | None:

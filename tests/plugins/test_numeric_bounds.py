@@ -59,14 +59,19 @@ def test_training_starts_within_a_millionth_of_the_base(adapter, quantizer):
 
 
 @pytest.mark.parametrize(("adapter", "quantizer"), matrix(FOLDING))
-def test_a_folded_model_computes_the_same_but_for_rounding(adapter, quantizer):
+def test_a_folded_model_computes_the_same_within_a_hundred_thousandth(adapter, quantizer):
     model, layers = moved(adapter, quantizer)
     unfolded, base = logits(model), logits(base_of(quantizer))
     fold(model, layers)
     largest = unfolded.abs().max()
     assert (unfolded - base).abs().max() > 0.05 * largest
-    # A layer differs by less than 1e-6; what two blocks of random weights make of that is up to 2e-5.
-    assert (logits(model) - unfolded).abs().max() <= 3e-5 * largest
+    folded = logits(model)
+    apart = (folded - unfolded).abs().max()
+    if apart > 1e-5 * largest:
+        # Two blocks of random weights can make more of what both round, each another way: float64 is between.
+        exact = logits(model.double())
+        apart = max((folded - exact).abs().max(), (unfolded - exact).abs().max())
+    assert apart <= 1e-5 * largest
 
 
 @pytest.mark.parametrize(("adapter", "quantizer"), matrix(ADAPTERS))
